@@ -1,0 +1,1 @@
+"""The words that travel through the house, and the contracts between its rooms. Imports nothing else of seqrl."""

@@ -1,0 +1,182 @@
+"""One page of promises: what a source, a codec, a model, a policy and a world model must do for the rest of the house.
+
+These are Protocols: nothing inherits from them. Letters: B rows, L tokens, T environment steps, K codes of a slot per step,
+D width, V vocabulary, A action dims.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from seqrl.core.episode import Episode, EpisodeSpec, Modality
+from seqrl.core.stream import StreamBatch
+
+if TYPE_CHECKING:
+    import torch
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where episodes come from. The module's ``Source`` is built from its pydantic ``Config``."""
+
+    spec: EpisodeSpec
+    lengths: np.ndarray
+    """``(N,)`` int64: steps of each episode."""
+
+    def fingerprint(self) -> str:
+        """Hex digest of the content; two sources with the same digest hold the same episodes."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def episode(self, i: int) -> Episode:
+        """Episode ``i``; raises DataError naming episode and step where the data is broken."""
+        ...
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """A value and its codes. Numpy in, numpy out; built from its pydantic ``Config`` and the modality it serves.
+
+    A continuous codec (``continuous`` true) gives ``[..., width]`` float32 numbers and has ``vocab`` 0; a discrete one gives
+    ``[..., width]`` int64 codes in ``[0, vocab)``.
+    """
+
+    width: int
+    vocab: int
+    continuous: bool
+    tolerance: float
+    """Largest ``|decode(encode(x)) - x|`` over values inside the fitted range, in units of the value."""
+
+    def fit(self, values: np.ndarray) -> None:
+        """Learns statistics from ``(N, dim)`` values; called once, before the first ``encode``."""
+        ...
+
+    def encode(self, values: np.ndarray) -> np.ndarray: ...
+
+    def decode(self, codes: np.ndarray) -> np.ndarray: ...
+
+    def state(self) -> dict[str, Any]:
+        """The fitted statistics as plain JSON, exact: ``load_state(state())`` restores every bit."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What a model must know of the data: the shape of each slot. Written into its config; JSON-plain.
+
+    Args:
+        layout: the layout as text.
+        widths: slot -> numbers per step if continuous, codes per step (K) if discrete.
+        vocabs: slot -> codes V of a discrete slot, 0 for a continuous one.
+        bounded: slot -> whether its values lie in [-1, 1] (so that a tanh head fits).
+    """
+
+    layout: str
+    widths: Mapping[str, int]
+    vocabs: Mapping[str, int]
+    bounded: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Named loss terms, unreduced, each with its mask; reduced by sum and count over ranks and accumulation steps.
+
+    Args:
+        terms: name -> (values, mask), two tensors of one shape; values are per element, the mask is true where it counts.
+    """
+
+    terms: Mapping[str, tuple["torch.Tensor", "torch.Tensor"]]
+
+    def sums(self) -> dict[str, tuple["torch.Tensor", "torch.Tensor"]]:
+        """name -> (sum of counted values, how many), both scalars in float32."""
+        out = {}
+        for name, (value, mask) in self.terms.items():
+            if value.shape != mask.shape:
+                raise ValueError(f"loss '{name}': values {tuple(value.shape)} but mask {tuple(mask.shape)}")
+            out[name] = ((value.float() * mask).sum(), mask.sum())
+        return out
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Every trainable model: a ``transformers.PreTrainedModel`` with its config standing directly above it.
+
+    The module offers ``Model`` and ``Config``; ``Config.for_ports(ports, **settings)`` makes the config for some data, and
+    ``Config.tiny(ports)`` the smallest sensible one, for tests.
+    """
+
+    losses: tuple[str, ...]
+    """The names ``forward`` answers; a recipe's weights must have just these."""
+
+    def forward(self, batch: StreamBatch) -> Losses: ...
+
+
+@runtime_checkable
+class Policy(Model, Protocol):
+    """A model that acts, for many environments at once.
+
+    A policy never sees raw observations: the agent encodes before and decodes after.
+    """
+
+    def init_cache(self, rows: int, steps: int) -> Any:
+        """Room for ``rows`` environments with a window of ``steps`` steps; every leaf is batch first."""
+        ...
+
+    def act(self, batch: StreamBatch, cache: Any = None, **options: Any) -> dict[str, "torch.Tensor"]:
+        """The action of the last real step of each row.
+
+        Without a cache, ``batch`` holds the whole window ``[B, T, …]`` (the action of the last step is ignored). With one,
+        it holds a single step ``[B, 1, …]`` with the *previous* action under ``action``, and the cache moves on.
+
+        Returns:
+            slot -> ``[B, width]``: encoded actions (float, or codes of a discrete slot).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Pred:
+    """A world's answer to ``a_t``.
+
+    Args:
+        feat: ``[B, F]`` what heads read.
+        latent: ``[B, *Z]`` what ``decode`` reads.
+        reward: a distribution over ``r_t``, ``[B]``.
+        cont: ``[B]`` probability that the episode goes on; from ``terminated`` only, never from ``truncated``.
+        aux: anything else a family has to say.
+    """
+
+    feat: "torch.Tensor"
+    latent: "torch.Tensor"
+    reward: Any
+    cont: "torch.Tensor"
+    aux: Mapping[str, Any]
+
+
+@runtime_checkable
+class WorldModel(Model, Protocol):
+    """A model one can live in. Time: ``o_t -> z_t``, act ``a_t``, the world answers ``r_t, c_t, o_{t+1}``."""
+
+    def encode(self, obs: "torch.Tensor", prev_action: "torch.Tensor") -> "torch.Tensor":
+        """``[B, T, *O]`` and ``[B, T, A]`` to ``[B, T, *Z]``."""
+        ...
+
+    def init(self, rows: int) -> Any:
+        """A Carry: a pytree of tensors, batch first in every leaf."""
+        ...
+
+    def observe(self, carry: Any, z: Any, prev_action: Any, first: Any) -> tuple[Any, "torch.Tensor"]:
+        """Takes in ``[B, T]`` of the real; answers the new carry and ``feat [B, T, F]``."""
+        ...
+
+    def step(self, carry: Any, action: Any, sample: bool = True, temperature: float = 1.0) -> tuple[Any, Pred]: ...
+
+    def decode(self, latent: "torch.Tensor") -> dict[str, "torch.Tensor"]: ...
+
+
+__all__ = ["Codec", "Episode", "EpisodeSpec", "Losses", "Modality", "Model", "Policy", "Ports", "Pred", "Source", "WorldModel"]

@@ -1,0 +1,79 @@
+"""The file name is the kind: ``kind: policies.decision`` in a recipe is ``seqrl/policies/decision.py`` on disk.
+
+There is nothing to register. A room's kinds are the files in its folder, and a dotted path of another package works as
+well. Each such module names what it offers by one of the words in ``OFFERS``. A model's settings can be read without
+importing it (and so without torch): ``settings`` reads the annotated fields of its Config class from the source text.
+"""
+
+import ast
+import importlib
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from seqrl.core.errors import RecipeError, did_you_mean
+
+HOUSE = Path(__file__).resolve().parent.parent
+OFFERS = {"sources": "Source", "tokens": "Codec", "policies": "Model", "worlds": "Model", "encoders": "Model"}
+
+
+def names(room: str) -> list[str]:
+    """The kinds of a room, by listing its folder; nothing is imported."""
+    return sorted(p.stem for p in (HOUSE / room).glob("*.py") if not p.stem.startswith("_"))
+
+
+def _full_name(kind: str, room: str | None) -> str:
+    """The module name behind a kind; raises RecipeError naming the closest kind."""
+    dotted = kind if "." in kind or room is None else f"{room}.{kind}"
+    here, _, leaf = dotted.partition(".")
+    if here in OFFERS:
+        if leaf in names(here):
+            return f"seqrl.{dotted}"
+        known = [f"{here}.{n}" for n in names(here)] if "." in kind else names(here)
+        raise RecipeError(f"unknown kind '{kind}'{did_you_mean(kind, known)} (there are: {', '.join(known)})")
+    try:
+        found = importlib.util.find_spec(dotted)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        known = [f"{r}.{n}" for r in OFFERS for n in names(r)]
+        raise RecipeError(f"unknown kind '{kind}'{did_you_mean(kind, known)} (no such file, nor an installed module)")
+    return dotted
+
+
+def load(kind: str, room: str | None = None) -> ModuleType:
+    """Imports the module of a kind.
+
+    Args:
+        kind: ``room.name``, a bare ``name`` when ``room`` is given, or the dotted path of another package's module.
+        room: the room a bare name is looked up in.
+
+    Raises:
+        RecipeError: there is no such kind.
+    """
+    return importlib.import_module(_full_name(kind, room))
+
+
+@lru_cache
+def settings(kind: str) -> dict[str, tuple[Any, Any]]:
+    """A model kind's settings, ``name -> (type, default)``, read from its source without importing it.
+
+    Reads the annotated fields of the first class in the file whose name ends in ``Config``. Types are those a recipe can
+    hold: ``int float str bool None list tuple dict Literal`` and unions of them. ``...`` stands for "no default".
+    """
+    spec = importlib.util.find_spec(_full_name(kind, None))
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("Config")]
+    if not classes:
+        raise RecipeError(f"kind '{kind}' has no Config class standing above its model")
+    words = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict}
+    words |= {"Literal": Literal, "Any": Any, "None": None}
+    found = {}
+    for node in classes[0].body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            # The text is our own source or that of an installed package, and only these words can be spoken in it.
+            kind_of = eval(ast.unparse(node.annotation), {"__builtins__": {}}, words)
+            found[node.target.id] = (kind_of, ... if node.value is None else ast.literal_eval(node.value))
+    return found

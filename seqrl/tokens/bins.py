@@ -1,0 +1,86 @@
+"""Continuous numbers as bins, one code per dimension: of equal width, or holding equally many values.
+
+Uniform bins are Gato's and RT-2's; quantile bins are the Trajectory Transformer's (Janner et al. 2021, section 3.1). Ranges
+are half-open and the ends are clipped, so the top of the range falls into the last bin and never into a neighbour's codes.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from seqrl.core.config import Frozen
+from seqrl.core.episode import Modality
+
+
+class Config(Frozen):
+    """Settings of the bins codec."""
+
+    kind: Literal["bins"] = "bins"
+    bins: int = Field(256, ge=2, le=65536)
+    """Codes per dimension, V."""
+    spacing: Literal["uniform", "quantile"] = "uniform"
+    """Bins of equal width over the range, or bins that hold equally many of the fitted values."""
+    range: tuple[float, float] | None = None
+    """The range of uniform bins; None takes the space's bounds, or the data's where the space is open."""
+
+
+class Codec:
+    """``(N, dim)`` numbers to ``(N, dim)`` codes in ``[0, V)``; decoded to the middle of the bin (its mean for quantiles)."""
+
+    continuous = False
+    bounded = False
+
+    def __init__(self, config: Config, modality: Modality) -> None:
+        self.config = config
+        self.width = modality.size
+        self.vocab = config.bins
+        low, high = modality.low or (-np.inf,) * self.width, modality.high or (np.inf,) * self.width
+        if config.range:
+            low, high = ([end] * self.width for end in config.range)
+        self._range = np.array([low, high], np.float64)
+        self.edges = np.zeros((self.width, self.vocab + 1))
+        self.centers = np.zeros((self.width, self.vocab))
+        if np.isfinite(self._range).all():
+            self._place(np.linspace(*self._range, self.vocab + 1).T)
+
+    def _place(self, edges: np.ndarray) -> None:
+        self.edges, self.centers = edges, (edges[:, :-1] + edges[:, 1:]) / 2
+
+    @property
+    def tolerance(self) -> float:
+        ends = np.stack([self.centers - self.edges[:, :-1], self.edges[:, 1:] - self.centers])
+        return float(np.abs(ends).max()) * (1 + 1e-6) + 1e-9
+
+    def fit(self, values: np.ndarray) -> None:
+        values = np.asarray(values, np.float64)
+        if self.config.spacing == "quantile":
+            self._place(np.quantile(values, np.linspace(0, 1, self.vocab + 1), axis=0).T)
+            for d in range(self.width):
+                codes, column = self._code(values[:, d], d), values[:, d]
+                count = np.bincount(codes, minlength=self.vocab)
+                mean = np.bincount(codes, column, self.vocab) / np.maximum(count, 1)
+                self.centers[d] = np.where(count > 0, np.clip(mean, self.edges[d, :-1], self.edges[d, 1:]), self.centers[d])
+        else:
+            seen = np.stack([values.min(0), values.max(0)])
+            low, high = np.where(np.isfinite(self._range), self._range, seen)
+            self._place(np.linspace(low, np.where(high > low, high, low + 1.0), self.vocab + 1).T)
+
+    def _code(self, column: np.ndarray, d: int) -> np.ndarray:
+        return np.clip(np.searchsorted(self.edges[d], column, side="right") - 1, 0, self.vocab - 1)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        values = np.asarray(values, np.float64)
+        flat = values.reshape(-1, self.width)
+        return np.stack([self._code(flat[:, d], d) for d in range(self.width)], -1).reshape(values.shape)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        codes = np.clip(codes, 0, self.vocab - 1)
+        return self.centers[np.arange(self.width), codes]
+
+    def state(self) -> dict[str, Any]:
+        return {"edges": self.edges.tolist(), "centers": self.centers.tolist()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.edges, self.centers = np.array(state["edges"], float), np.array(state["centers"], float)
