@@ -1,0 +1,79 @@
+"""Trajectories as sequences: train, play and publish decision transformers and world models from one stream.
+
+Three functions are enough for a first look; each imports what it needs when it is called::
+
+    run = seqrl.train("dt_cartpole", out="runs/cartpole")
+    report = seqrl.evaluate(run, targets=[100, 500], episodes=20)
+    bundle = seqrl.load(run)
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seqrl.bundle import Bundle
+    from seqrl.rollout.evaluate import Report
+
+__all__ = ["evaluate", "load", "train"]
+
+
+def _dotted(settings: Mapping[str, Any], at: str = "") -> list[str]:
+    """Nested settings as ``key=value`` overrides."""
+    import json
+
+    out = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            out += _dotted(value, f"{at}{key}.")
+        else:
+            out.append(f"{at}{key}={json.dumps(value)}")
+    return out
+
+
+def train(recipe: str | Path, out: str | Path | None = None, **settings: Any) -> Path:
+    """Trains a recipe and evaluates it.
+
+    Args:
+        recipe: a name of the shelf, or a file.
+        out: the run's folder, ``runs/<name>`` where not given.
+        settings: overrides, nested as in the recipe: ``train={"steps": 500}, data={"top": 0.1}``.
+
+    Returns:
+        the run's folder.
+
+    Raises:
+        UserError: anything wrong with the recipe, the data or the folder.
+    """
+    from seqrl.train import recipe as recipes
+    from seqrl.train import run
+    from seqrl.train.finish import finish
+
+    resolved = recipes.load(str(recipe), _dotted(settings))
+    outcome = run.start(resolved, Path(out) if out else Path("runs") / resolved.name)
+    finish(outcome.run)
+    return outcome.run
+
+
+def load(name: str | Path, device: str = "cpu") -> "Bundle":
+    """Loads a bundle, or the last checkpoint of a run; raises BundleError where it is not whole."""
+    from seqrl import bundle
+
+    return bundle.load(name, device)
+
+
+def evaluate(name: str | Path, **settings: Any) -> "Report":
+    """Plays a bundle or run in its real environment.
+
+    Args:
+        name: a bundle or run folder.
+        settings: ``targets, episodes, envs, seed, mode, env`` and whatever else ``EvalConfig`` has; the rest is the recipe's.
+
+    Raises:
+        UserError: the bundle is not whole, or the environment cannot be made.
+    """
+    from seqrl import bundle
+    from seqrl.rollout.evaluate import config_for, evaluate
+
+    loaded = bundle.load(name)
+    return evaluate(loaded.model, loaded.tokenizer, config_for(loaded.recipe, settings))

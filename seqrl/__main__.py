@@ -1,0 +1,5 @@
+"""``python -m seqrl`` is ``seqrl``."""
+
+from seqrl.cli.app import main
+
+main()

@@ -1,0 +1,70 @@
+"""``seqrl train`` and ``seqrl check``: run a recipe, go on with a run, or only be told what is wrong with a recipe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seqrl.core.errors import UserError
+
+if TYPE_CHECKING:
+    from seqrl.train.run import Outcome
+
+Words = Annotated[
+    list[str] | None, typer.Argument(help="RECIPE, then any number of key=value overrides", metavar="RECIPE [key=value ...]")
+]
+
+
+def _split(words: list[str] | None) -> tuple[str | None, list[str]]:
+    """The recipe's name, if one is given, and the overrides."""
+    words = words or []
+    named = words[0] if words and "=" not in words[0] else None
+    return named, words[1:] if named else words
+
+
+def train(
+    words: Words = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME where not given.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run; nothing else is needed.")] = None,
+) -> None:
+    """Trains a recipe (a shelf name or a file) and evaluates it; or goes on with a run from its last checkpoint."""
+    name, overrides = _split(words)
+    if resume is not None and (name or overrides or out):
+        raise UserError(f"--resume {resume} goes on with that run as it is; leave out {name or out or overrides[0]}")
+    if resume is None and name is None:
+        raise UserError("name a recipe (seqrl recipes ls) or a run to go on with (--resume DIR)")
+    from seqrl.train import recipe as recipes
+
+    recipe = recipes.load(name, overrides) if name else None
+    out = out or resume or Path("runs") / recipe.name
+    from seqrl.train import run
+
+    show_outcome(run.resume(resume) if resume else run.start(recipe, out))
+    typer.echo(f"play    seqrl eval {out} --episodes 100")
+
+
+def show_outcome(outcome: "Outcome") -> None:
+    """Prints the scores, if there are any, and where to look."""
+    from seqrl.cli.eval import print_report
+    from seqrl.train.finish import finish
+
+    if outcome.report:
+        print_report(outcome.report)
+    page, missing = finish(outcome.run)
+    for said in missing:
+        typer.echo(said, err=True)
+    typer.echo(f"run     {outcome.run}\nreport  {page}")
+
+
+def check(words: Words = None) -> None:
+    """Says everything that is wrong with a recipe, each mistake with its file:line; reads no data and loads no torch."""
+    name, overrides = _split(words)
+    if name is None:
+        raise UserError("name a recipe: a shelf name (seqrl recipes ls) or a file")
+    from seqrl.train import recipe as recipes
+
+    recipe = recipes.load(name, overrides)
+    sources = ", ".join(str(s.get("id") or s.get("path") or s.get("env") or s["kind"]) for s in recipe.data.sources)
+    how = f"{recipe.train.steps:,} steps of {recipe.train.batch} windows, {recipe.train.precision}"
+    typer.echo(f"{recipe.name}: fine\n  data    {sources}\n  stream  {recipe.tokens.layout}, {recipe.tokens.context} steps")
+    typer.echo(f"  model   {recipe.model['kind']}\n  train   {how}")

@@ -1,0 +1,1 @@
+"""Building blocks of every model: our trunk, its cache, embeddings of slots and heads. Imports only core."""

@@ -1,0 +1,165 @@
+"""Causal attention: who sees whom, the product itself, and the layer around it.
+
+There is no padding mask anywhere: rows are right-padded, and with causal attention no real token sees padding. A pass may
+*read* only some tokens: then keys and values are made for all tokens, queries only for those, which gives their outputs
+exactly and saves the rest.
+
+Letters: B rows, L tokens, R tokens read, S keys, H heads, G heads of keys and values, d numbers in a head, D width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqrl.nn.dropout import dropout
+from seqrl.nn.kv import Memory
+from seqrl.nn.linear import Linear, linear
+from seqrl.nn.rotary import Turn, rotate, turn
+
+Read = slice | Tensor | None
+"""Tokens to read: all (None), a slice, or positions ``[B, R]`` for each row."""
+
+
+def take(x: Tensor, read: Read) -> Tensor:
+    """The tokens to read of ``x [B, L, ...]``."""
+    if read is None:
+        return x
+    return x[:, read] if isinstance(read, slice) else x[torch.arange(len(x), device=x.device)[:, None], read]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Who sees whom in one pass and where its tokens stand; made once and shared by all blocks.
+
+    Args:
+        places: ``[1 or B, L]`` int64, the place of each token among the keys; it sees the keys up to there.
+        mask: ``[1 or B, 1, R, S]`` bool, true where a query sees a key, or None: the causal square.
+        turn_q, turn_k: rotary angles of queries and keys, or None.
+    """
+
+    places: Tensor
+    mask: Tensor | None = None
+    turn_q: Turn | None = None
+    turn_k: Turn | None = None
+
+    def at(self, read: Read) -> "Sight":
+        """The sight of the tokens read."""
+        if read is None:
+            return self
+        if self.mask is not None:
+            mask = take(self.mask.transpose(1, 2), read).transpose(1, 2)
+        else:
+            keys = torch.arange(self.places.shape[1], device=self.places.device)
+            mask = (keys <= _rows_of(self.places, read)[..., None])[:, None]
+        turn_q = tuple(_rows_of(t, read) for t in self.turn_q) if self.turn_q else None
+        return Sight(self.places, mask, turn_q, self.turn_k)
+
+
+def _rows_of(x: Tensor, read: Read) -> Tensor:
+    """``take`` for something that may be the same for all rows."""
+    return take(x.expand(len(read), *x.shape[1:]) if isinstance(read, Tensor) else x, read)
+
+
+def see_square(tokens: int, theta: float | None, head_dim: int, device: torch.device) -> Sight:
+    """The sight of whole rows of ``tokens``: each sees itself and all before it."""
+    places = torch.arange(tokens, device=device)[None]
+    by = turn(places, head_dim, theta) if theta else None
+    return Sight(places, None, by, by)
+
+
+def see_cache(start: Tensor, tokens: int, slots: int, theta: float | None, head_dim: int) -> Sight:
+    """The sight of ``tokens`` new tokens from position ``start [B]`` on, over the slots of a cache (see nn/kv.py)."""
+    places = start[:, None] + torch.arange(1, tokens + 1, device=start.device)
+    keys = torch.arange(slots, device=start.device)
+    # Slot 0 is seen by the token in it alone: somebody must be seen, or softmax has nothing to share out.
+    mask = (keys <= places[..., None]) & ((keys > 0) | (places[..., None] == 0))
+    by = turn(places - 1, head_dim, theta) if theta else None
+    return Sight(places, mask[:, None], by, by)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float) -> Tensor:
+    """``softmax(q k^T / sqrt(d)) v``, the one place where tokens meet (Vaswani et al. 2017, equation 1).
+
+    Args:
+        q: ``[B, H, R, d]``. k, v: ``[B, G, S, d]``; G divides H.
+        mask: as in ``Sight``.
+        drop: probability of dropping a weight; 0 outside training.
+
+    Returns:
+        ``[B, H, R, d]``.
+    """
+    shared = q.shape[1] != k.shape[1]
+    if drop and q.device.type == "cpu":
+        # On CPU the library's fused kernel knows no dropout; this is its plain form with a cheaper draw.
+        if shared:
+            k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+        return _attend_dropped(q, k, v, mask, drop)
+    return F.scaled_dot_product_attention(q, k, v, mask, drop, is_causal=mask is None, enable_gqa=shared)
+
+
+def _attend_dropped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float) -> Tensor:
+    B, H, R, d = q.shape
+    S = k.shape[2]
+    if mask is None:
+        mask = torch.ones(R, S, dtype=torch.bool, device=q.device).tril()
+    hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -math.inf)
+    q, k, v = (t.reshape(B * H, -1, d) for t in (q, k, v))
+    hidden = hidden.expand(B, H, R, S).reshape(B * H, R, S) if len(mask) == B > 1 else hidden.view(-1, R, S)[:1]
+    weights = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=d**-0.5).softmax(-1)
+    return torch.bmm(dropout(weights, drop), v).view(B, H, R, d)
+
+
+class QKV(Linear):
+    """One matrix for queries, keys and values of ``nn`` inputs, in this order; reads only some queries when asked."""
+
+    def __init__(self, width: int, queries: int, keys_values: int, bias: bool) -> None:
+        super().__init__(width, queries + keys_values, bias)
+        self.split = (queries, keys_values)
+
+    def forward(self, x: Tensor, read: Read = None) -> tuple[Tensor, Tensor]:
+        if read is None:
+            return linear(x, self.weight, self.bias).split(self.split, -1)
+        (wq, wkv), n = self.weight.split(self.split), self.split[0]
+        bq, bkv = (None, None) if self.bias is None else (self.bias[:n], self.bias[n:])
+        return linear(take(x, read), wq, bq), linear(x, wkv, bkv)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with shared key-value heads (Ainslie et al. 2023) and norms on queries and keys where asked."""
+
+    def __init__(self, config, block: int) -> None:
+        super().__init__()
+        H, G, d = config.heads, config.kv_heads, config.head_dim
+        self.shape_q, self.shape_kv, self.block = (H, d), (2, G, d), block
+        self.drop = config.attention_dropout
+        self.qkv = QKV(config.width, H * d, 2 * G * d, config.qkv_bias)
+        self.out = Linear(H * d, config.width, config.bias, config.residual_scale)
+        self.norm_q = nn.RMSNorm(d, config.eps) if config.qk_norm else None
+        self.norm_k = nn.RMSNorm(d, config.eps) if config.qk_norm else None
+
+    def _keys_values(self, kv: Tensor, sight: Sight, memory: Memory | None) -> Tensor:
+        """``[B, L, 2Gd]`` to ``[B, S, 2, G, d]``, normed, turned and remembered."""
+        kv = kv.unflatten(-1, self.shape_kv)
+        if self.norm_k is not None or sight.turn_k is not None:
+            k, v = kv.unbind(2)
+            k = k if self.norm_k is None else self.norm_k(k.float()).to(k.dtype)
+            k = k if sight.turn_k is None else rotate(k, sight.turn_k)
+            kv = torch.stack((k, v), 2)
+        return kv if memory is None else memory.write(self.block, kv)
+
+    def remember(self, x: Tensor, sight: Sight, memory: Memory) -> None:
+        """Only what later tokens need of ``x [B, L, D]``: its keys and values."""
+        self._keys_values(self.qkv(x, slice(0, 0))[1], sight, memory)
+
+    def forward(self, x: Tensor, sight: Sight, read: Read = None, memory: Memory | None = None) -> Tensor:
+        """``[B, L, D]`` to ``[B, R, D]``; ``sight`` is already that of the tokens read."""
+        q, kv = self.qkv(x, read)
+        q = q.unflatten(-1, self.shape_q)
+        q = q if self.norm_q is None else self.norm_q(q.float()).to(q.dtype)
+        q = q if sight.turn_q is None else rotate(q, sight.turn_q)
+        k, v = self._keys_values(kv, sight, memory).transpose(1, 3).unbind(2)
+        y = attend(q.transpose(1, 2), k, v, sight.mask, self.drop if self.training else 0.0)
+        return self.out(y.transpose(1, 2).flatten(2))

@@ -1,0 +1,67 @@
+"""A static cache of keys and values in which every row stands at a position of its own.
+
+Environments end and begin at different times, so the rows of a batch hold different numbers of tokens. Token ``p`` of a row
+lies in slot ``p + 1`` for ever. Slot 0 is nobody's: a token fed at position -1 goes there and no other token ever sees it,
+so that a step can feed the same block of tokens to every row, also to those that have no previous action yet.
+
+Letters: B rows, N blocks, S slots, G heads of keys and values, d numbers in a head, L new tokens, R chosen rows.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class KVCache(NamedTuple):
+    """Keys and values of every block; a pytree whose leaves are batch first.
+
+    Args:
+        kv: ``[B, N, S, 2, G, d]``, keys at 0 and values at 1.
+        length: ``[B]`` int64, tokens held.
+    """
+
+    kv: Tensor
+    length: Tensor
+
+    @property
+    def capacity(self) -> int:
+        """Tokens a row has room for."""
+        return self.kv.shape[2] - 1
+
+    def reset(self, rows: Tensor) -> None:
+        """Forgets ``rows`` (indices or a bool mask), in place. Nothing is wiped: what is beyond the length is never seen."""
+        self.length[rows] = 0
+
+    def index(self, rows: Tensor) -> "KVCache":
+        """A new cache of the chosen rows, which may repeat."""
+        return KVCache(self.kv[rows], self.length[rows])
+
+
+class Memory(NamedTuple):
+    """Where the keys and values of one pass go, and what the pass sees of those that were there.
+
+    Args:
+        kv: of the cache.
+        rows: ``[R, 1]`` which rows of the cache the pass is about.
+        slots: ``[R or 1, L]`` where its tokens go.
+        fresh: the rows were empty, so the new tokens are all there is to see.
+    """
+
+    kv: Tensor
+    rows: Tensor
+    slots: Tensor
+    fresh: bool
+
+    def write(self, block: int, kv: Tensor) -> Tensor:
+        """Stores ``[R, L, 2, G, d]`` of a block; answers all it may see, ``[R, L or S, 2, G, d]``."""
+        here = self.kv.select(1, block)
+        here[self.rows, self.slots] = kv.to(here.dtype)
+        return kv if self.fresh else here
+
+
+def make_cache(rows: int, blocks: int, tokens: int, heads: int, head_dim: int, like: Tensor) -> KVCache:
+    """An empty cache with room for ``tokens`` tokens in each row, with the dtype and on the device of ``like``."""
+    # Zeros, not empty: slots that were never written are masked out, but a NaN among them would not be.
+    kv = torch.zeros(rows, blocks, tokens + 1, 2, heads, head_dim, dtype=like.dtype, device=like.device)
+    return KVCache(kv, torch.zeros(rows, dtype=torch.int64, device=like.device))

@@ -1,0 +1,180 @@
+"""The trunk: a causal decoder over vectors, small enough to read and numerically equal to transformers' own.
+
+It takes what stands in a stream already embedded, ``[B, L, D]``, and answers vectors. Four families share it, each the twin
+of a class of transformers (see nn/twins.py for moving weights): ``gpt2``, ``llama``, ``qwen2``, ``qwen3``. Three things the
+twins do not do: the last block is computed only for the tokens that are read; the cache is static, batch first, and lets
+every row stand at its own position; and rows are right-padded, so that no padding mask is ever made.
+
+Letters: B rows, L tokens, R tokens read, D width, N blocks, H heads, G heads of keys and values, d numbers in a head.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from seqrl.core.errors import RecipeError, did_you_mean
+from seqrl.nn.attention import Read, Sight, see_cache, see_square
+from seqrl.nn.blocks import ACTIVATIONS, Block
+from seqrl.nn.dropout import dropout
+from seqrl.nn.kv import KVCache, Memory, make_cache
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {"norm": "layer", "bias": True, "qkv_bias": True, "gated": False, "activation": "gelu_new", "positions": "learned"},
+    "llama": {"norm": "rms", "gated": True, "activation": "silu", "positions": "rotary", "eps": 1e-6},
+}
+FAMILIES["qwen2"] = FAMILIES["llama"] | {"qkv_bias": True}
+FAMILIES["qwen3"] = FAMILIES["llama"] | {"qk_norm": True}
+
+
+@dataclass(frozen=True)
+class TrunkConfig:
+    """The shape of a trunk; ``family_config`` fills it in for a family.
+
+    Args:
+        width, layers, heads: D, N, H. kv_heads: G. head_dim: d. inner: hidden units of the feed-forward layer.
+        positions: where a token's place comes from: a learned table of ``max_positions``, rotary angles, or nowhere.
+        dropout: on the input and on every residual branch. attention_dropout: on attention weights.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inner: int
+    activation: str
+    norm: Literal["layer", "rms"]
+    gated: bool
+    positions: Literal["none", "learned", "rotary"]
+    bias: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    eps: float = 1e-5
+    max_positions: int = 1024
+    rope_theta: float = 10000.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    @property
+    def residual_scale(self) -> float:
+        """Initial weights at the end of the 2N residual branches are smaller by this (Radford et al. 2019)."""
+        return (2 * self.layers) ** -0.5
+
+
+def family_config(family: str, *, width: int, layers: int, heads: int, **settings: Any) -> TrunkConfig:
+    """The config of a family; what is not named in ``settings`` (or named None) takes the family's default.
+
+    Raises:
+        RecipeError: an unknown family or activation, or sizes that do not divide.
+    """
+    if family not in FAMILIES:
+        raise RecipeError(f"body: unknown family '{family}'{did_you_mean(family, FAMILIES)} (there are: {', '.join(FAMILIES)})")
+    given = {k: v for k, v in settings.items() if v is not None}
+    # Two thirds of 4D: a gated layer has three matrices where a plain one has two.
+    inner = round(8 / 3 * width) if FAMILIES[family]["gated"] else 4 * width
+    sizes = {"kv_heads": heads, "head_dim": width // heads if heads else 0, "inner": inner}
+    config = TrunkConfig(width=width, layers=layers, heads=heads, **{**sizes, **FAMILIES[family], **given})
+    if min(width, layers, heads, config.kv_heads, config.inner) < 1:
+        raise RecipeError("body: width, layers, heads, kv_heads and inner must be at least 1")
+    if "head_dim" not in given and width % heads:
+        raise RecipeError(f"body: width {width} is no multiple of heads {heads}; try width {-(-width // heads) * heads}")
+    if heads % config.kv_heads:
+        raise RecipeError(f"body: heads {heads} is no multiple of kv_heads {config.kv_heads}")
+    if config.positions == "rotary" and config.head_dim % 2:
+        raise RecipeError(f"body: rotary positions turn pairs, and a head of {config.head_dim} numbers cannot be split in two")
+    if config.activation not in ACTIVATIONS:
+        near = did_you_mean(config.activation, ACTIVATIONS)
+        raise RecipeError(f"body: unknown activation '{config.activation}'{near} (there are: {', '.join(ACTIVATIONS)})")
+    return config
+
+
+class Transformer(nn.Module):
+    """N causal blocks and a final norm."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.positions = nn.Embedding(config.max_positions, config.width) if config.positions == "learned" else None
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.layers))
+        self.norm = (nn.LayerNorm if config.norm == "layer" else nn.RMSNorm)(config.width, config.eps)
+        self._theta = config.rope_theta if config.positions == "rotary" else None
+
+    def _run(self, x: Tensor, sight: Sight, read: Read, memory: Memory | None = None) -> Tensor:
+        # The residual stream keeps the weights' precision, whatever autocast made of what is fed.
+        x = x.to(self.norm.weight.dtype)
+        if self.training:
+            x = dropout(x, self.config.dropout)
+        for block in self.blocks[:-1]:
+            x = block(x, sight, memory=memory)
+        return self.norm(self.blocks[-1](x, sight.at(read), read, memory))
+
+    def _placed(self, x: Tensor, first: Tensor | int) -> Tensor:
+        """Adds learned positions, counted from ``first`` (an int, or ``[B, 1]``)."""
+        if self.positions is None:
+            return x
+        at = torch.arange(x.shape[1], device=x.device) + first
+        return x + self.positions(at.clamp(min=0))
+
+    def forward(self, x: Tensor, read: Read = None) -> Tensor:
+        """Whole rows from their beginning.
+
+        Args:
+            x: ``[B, L, D]``, right-padded where rows differ in length.
+            read: the tokens whose outputs are wanted: all (None), a slice, or positions ``[B, R]``.
+
+        Returns:
+            ``[B, R, D]``.
+        """
+        sight = see_square(x.shape[1], self._theta, self.config.head_dim, x.device)
+        return self._run(self._placed(x, 0), sight, read)
+
+    def init_cache(self, rows: int, tokens: int) -> KVCache:
+        """An empty cache for ``extend``, with room for ``tokens`` in each of ``rows`` rows."""
+        c = self.config
+        return make_cache(rows, c.layers, tokens, c.kv_heads, c.head_dim, self.norm.weight)
+
+    def extend(self, x: Tensor, cache: KVCache, start: Tensor | None = None, read: Read = None) -> Tensor:
+        """Goes on from what the cache holds; changes the cache.
+
+        Args:
+            x: ``[B, L, D]``, the next L tokens of every row.
+            cache: of B rows.
+            start: ``[B]`` position of each row's first new token; the row's length if not given, -1 to let it be unseen.
+            read: as in ``forward``.
+
+        Returns:
+            ``[B, R, D]``.
+
+        Raises:
+            ValueError: a row has no room (checked on CPU only, where looking is free).
+        """
+        start = cache.length if start is None else start
+        L, S = x.shape[1], cache.kv.shape[2]
+        if start.device.type == "cpu" and int(start.max()) + L >= S:
+            raise ValueError(
+                f"the cache has room for {cache.capacity} tokens a row, and position {int(start.max()) + L - 1} was fed"
+            )
+        sight = see_cache(start, L, S, self._theta, self.config.head_dim)
+        memory = Memory(cache.kv, torch.arange(len(x), device=x.device)[:, None], sight.places, fresh=False)
+        y = self._run(self._placed(x, start[:, None]), sight, read, memory)
+        cache.length.copy_(start + L)
+        return y
+
+    def fill(self, x: Tensor, cache: KVCache, rows: Tensor, length: Tensor) -> None:
+        """Replaces what the cache holds of ``rows`` and computes nothing but that; changes the cache.
+
+        Args:
+            x: ``[R, L, D]``, right-padded.
+            cache: of B rows.
+            rows: ``[R]`` row indices, each at most once.
+            length: ``[R]`` real tokens of each.
+        """
+        sight = see_square(x.shape[1], self._theta, self.config.head_dim, x.device)
+        memory = Memory(cache.kv, rows[:, None], sight.places + 1, fresh=True)
+        x = self._placed(x, 0).to(self.norm.weight.dtype)
+        for block in self.blocks[:-1]:
+            x = block(x, sight, memory=memory)
+        self.blocks[-1].remember(x, sight, memory)
+        cache.length[rows] = length

@@ -1,0 +1,1 @@
+"""Models that act; the file name is the kind."""

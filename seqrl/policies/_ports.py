@@ -1,0 +1,60 @@
+"""How a policy's config comes to be: from the ports of some data and the settings of a recipe, refused where they clash."""
+
+from dataclasses import asdict
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from seqrl.core.contracts import Ports
+from seqrl.core.errors import RecipeError, did_you_mean
+from seqrl.core.layout import Layout
+
+C = TypeVar("C")
+_FROM_DATA = ("ports", "context_length")
+
+
+def config_for(cls: type[C], ports: Ports, context: int, settings: dict[str, Any]) -> C:
+    """``cls`` for some data.
+
+    Args:
+        ports: the slots of the data. context: environment steps in a window.
+        settings: any of the annotated fields of ``cls``.
+
+    Raises:
+        RecipeError: a setting that ``cls`` does not have (transformers' configs would keep it in silence), or a word that
+            is none of those a setting can take.
+    """
+    known = {name: kind for name, kind in cls.__annotations__.items() if name not in _FROM_DATA}
+    for name, value in settings.items():
+        if name not in known:
+            raise RecipeError(f"model.{name}: unknown setting{did_you_mean(name, known)} (there are: {', '.join(known)})")
+        words = get_args(known[name]) if get_origin(known[name]) is Literal else (value,)
+        if value not in words:
+            raise RecipeError(f"model.{name}: '{value}' is none of {', '.join(words)}{did_you_mean(value, words)}")
+    if context < 1:
+        raise RecipeError(f"a window needs at least 1 step (got {context})")
+    return cls(ports={k: dict(v) if k != "layout" else v for k, v in asdict(ports).items()}, context_length=context, **settings)
+
+
+def ports_of(config: Any) -> tuple[Ports, Layout]:
+    """The ports a config was made for, and their layout with one token for each slot of a step.
+
+    Raises:
+        RecipeError: the config was made without ports.
+    """
+    if not config.ports:
+        raise RecipeError(
+            f"{type(config).__name__} has no ports: make it with {type(config).__name__}.for_ports(ports, context)"
+        )
+    ports = Ports(**config.ports)
+    layout = Layout.parse(ports.layout)
+    if layout.prefix:
+        raise RecipeError(f"layout '{layout}': this policy takes no slots in front of '|'")
+    return ports, layout
+
+
+def check_losses(losses: list[str], layout: Layout) -> None:
+    """Raises RecipeError where a loss names no slot, or none is on the action."""
+    for name in losses:
+        if name not in layout.names:
+            raise RecipeError(f"model.losses: the layout '{layout}' has no slot '{name}'{did_you_mean(name, layout.names)}")
+    if "action" not in losses:
+        raise RecipeError("model.losses: a policy must have a loss on 'action'")

@@ -1,0 +1,69 @@
+"""What a run folder says, read so that nothing in it can stop a report: what is missing or broken is as good as empty."""
+
+import base64
+import json
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+
+def read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return as_dict(json.loads(read_text(path) or "{}"))
+    except ValueError:
+        return {}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        return as_dict(yaml.safe_load(read_text(path)))
+    except yaml.YAMLError:
+        return {}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of ``metrics.jsonl``; one cut short by a kill is left out."""
+    rows = []
+    for line in read_text(path).splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return [r for r in rows if isinstance(r, dict)]
+
+
+def read_clip(path: Path) -> str | None:
+    """A GIF as base64; None where there is none, or the file is something else."""
+    raw = path.read_bytes() if path.is_file() else b""
+    return base64.b64encode(raw).decode() if raw.startswith(b"GIF8") else None
+
+
+def count_parameters(path: Path) -> int | None:
+    """Numbers in a safetensors file, from its header alone: eight bytes of length, then JSON."""
+    try:
+        with path.open("rb") as f:
+            header = json.loads(f.read(min(struct.unpack("<Q", f.read(8))[0], 1 << 26)))
+        return int(sum(np.prod(t["shape"], dtype=np.int64) for n, t in header.items() if n != "__metadata__"))
+    except (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError):
+        return None
+
+
+def date_of(run: Path) -> str:
+    times = [p.stat().st_mtime for name in ("eval.json", "metrics.jsonl", "recipe.yaml") if (p := run / name).is_file()]
+    return time.strftime("%Y-%m-%d", time.localtime(max(times))) if times else ""
+
+
+def as_dict(x: Any) -> dict[str, Any]:
+    return x if isinstance(x, dict) else {}
+
+
+def as_list(x: Any) -> list[Any]:
+    return x if isinstance(x, list) else []

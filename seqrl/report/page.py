@@ -1,0 +1,99 @@
+"""The report of a run: one static HTML file that says what was trained, on what, how well it plays, and how to do it again.
+
+``write_report`` reads the run folder and nothing else, and leaves out what is not there: a run that was never evaluated has
+a report too. Pictures are inside the file, nothing is loaded from anywhere. Every word from the folder is escaped, because
+a run may come from a stranger.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from seqrl.report import folder, plots, words
+from seqrl.report.clean import clean
+from seqrl.report.ink import svg
+from seqrl.report.plots import finite
+from seqrl.report.stream import CSS
+
+
+def write_report(run: Path) -> Path:
+    """Writes ``report.html`` into a run folder, whole or not at all.
+
+    Args:
+        run: the folder; of ``recipe.yaml, metrics.jsonl, eval.json, clip.gif, stream.html`` and
+            ``checkpoints/last/bundle``, each may be missing.
+
+    Returns:
+        the path of the page.
+    """
+    room = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = run / "report.html"
+    part = page.with_suffix(".part")
+    part.write_text(room.get_template("page.html").render(gather(run)), encoding="utf-8")
+    os.replace(part, page)
+    return page
+
+
+def gather(run: Path) -> dict[str, Any]:
+    """Everything the template says, from the files of a run folder."""
+    bundle = run / "checkpoints" / "last" / "bundle"
+    recipe, rows = folder.read_yaml(run / "recipe.yaml"), folder.read_lines(run / "metrics.jsonl")
+    tokenizer, kept = folder.read_json(bundle / "tokenizer.json"), folder.read_json(bundle / "metrics.json")
+    report = folder.read_json(run / "eval.json")
+    targets = words.targets_of(report)
+    asked = any(finite(t.get("target")) for t in targets)
+    seen = folder.as_dict(tokenizer.get("returns"))
+    data_range = (float(seen["min"]), float(seen["max"])) if finite(seen.get("min")) and finite(seen.get("max")) else None
+    correlation, parameters = words.correlation(targets), folder.count_parameters(bundle / "model.safetensors")
+    return {
+        "name": str(recipe.get("name") or run.resolve().name),
+        "run": words.run_path(run),
+        "when": folder.date_of(run),
+        "what": words.subject(recipe, tokenizer),
+        "head": words.headline(targets, asked),
+        "tiles": words.tiles(report, rows, correlation, parameters),
+        "clip": folder.read_clip(run / "clip.gif"),
+        "clip_says": f"One episode in {report['env']}." if report.get("env") else "One episode of the trained policy.",
+        "sweep": _drawn(plots.sweep(targets, data_range), "sweep", words.sweep_spoken(targets)),
+        "sweep_says": words.sweep_says(asked, correlation, data_range),
+        "rows": words.score_rows(targets, asked),
+        "asked": asked,
+        "normalised": any(finite(t.get("normalized")) for t in targets),
+        "scores_say": words.scores_say(report),
+        "verdicts": words.verdicts(targets, str(report.get("why") or "")),
+        "curves": _drawn(plots.curves(rows), "curves", "Loss against training step"),
+        "progress": _drawn(plots.progress(rows), "progress", "Mean return against training step"),
+        "training_says": words.training_says(recipe, rows),
+        "stream": Markup(clean(folder.read_text(run / "stream.html"))),
+        "stream_css": Markup(CSS),
+        "commands": words.commands(run, targets, report),
+        "facts": words.facts(recipe, tokenizer, kept, report, parameters),
+        "recipe": _coloured(folder.read_text(run / "recipe.yaml")),
+    }
+
+
+def _drawn(figure: Figure | None, name: str, spoken: str) -> Markup:
+    return Markup(svg(figure, name, spoken)) if figure else Markup("")
+
+
+def _coloured(words: str) -> Markup:
+    """YAML with its keys and comments marked, everything escaped."""
+    lines = []
+    for line in words.splitlines():
+        bare, hash_, comment = line.partition("#") if re.match(r"\s*#|[^'\"]*\s#", line) else (line, "", "")
+        said = Markup("{}").format(bare)
+        if found := re.fullmatch(r"(\s*(?:- )*)([\w./-]+)(:(?:\s.*)?)", bare):
+            said = Markup('{}<span class="k">{}</span>{}').format(*found.groups())
+        lines.append(said + (Markup('<span class="c">{}</span>').format(hash_ + comment) if hash_ else escape("")))
+    return Markup("\n").join(lines)

@@ -1,0 +1,44 @@
+"""A trained bundle as a policy that collects data: the ``--policy BUNDLE`` of ``seqrl data collect``."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+Collector = Callable[[Mapping[str, np.ndarray], np.ndarray, np.ndarray], dict[str, np.ndarray]]
+
+
+def bundle_policy(path: str, rows: int, target: float | None = None, seed: int = 0) -> Collector:
+    """Loads a bundle and lets it act for ``rows`` environments.
+
+    Args:
+        path: a bundle or run folder.
+        rows: B, how many environments.
+        target: the return to ask for; None takes the best return of its training data.
+        seed: decides every draw, together with the order in which episodes begin.
+
+    Returns:
+        ``policy(obs, first, last_reward) -> actions``: ``obs`` name -> ``(B, *shape)``; ``first (B,)`` bool, true on rows whose
+        episode begins with this observation; ``last_reward (B,)``, ignored on those rows; actions name -> ``(B, *shape)``.
+
+    Raises:
+        BundleError: there is no usable bundle at ``path``.
+    """
+    from seqrl import bundle
+    from seqrl.rollout.agent import Agent
+    from seqrl.rollout.evaluate import EvalConfig, choose_targets, new_agent
+
+    loaded = bundle.load(path)
+    agent = new_agent(Agent, loaded.model, loaded.tokenizer, rows, EvalConfig(seed=seed))
+    ask = choose_targets(loaded.tokenizer, None if target is None else [target])[-1]
+    begun = 0
+
+    def policy(obs: Mapping[str, np.ndarray], first: np.ndarray, last_reward: np.ndarray) -> dict[str, np.ndarray]:
+        nonlocal begun
+        new = np.flatnonzero(first)
+        agent.receive(np.where(first, 0.0, last_reward))
+        if len(new):
+            agent.reset(new, np.full(len(new), np.nan if ask is None else ask), begun + np.arange(len(new)))
+            begun += len(new)
+        return agent.act(obs)
+
+    return policy

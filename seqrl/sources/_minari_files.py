@@ -1,0 +1,183 @@
+"""The two ways Minari lays episodes on disk, read directly and bit for bit.
+
+HDF5: one file, a group per episode, a dataset per leaf of the spaces. Arrow and Parquet: one folder per episode, a row per
+observation, the last row padded where actions and rewards have ended. Minari's own readers are right but slow for many short
+episodes (HDF5), and pair episodes with record batches that pyarrow may cut (Arrow, above 131,072 rows), so the files are
+opened here without it. What Minari would answer is the yardstick of the tests.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from seqrl.core.errors import DataError
+from seqrl.sources._files import why
+from seqrl.sources._spaces import Leaf
+
+FLAGS = ("rewards", "terminations", "truncations")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """An episode as it lies on disk: leaf name -> array, rewards and flags, and its seed if one was kept."""
+
+    obs: dict[str, np.ndarray]
+    act: dict[str, np.ndarray]
+    rewards: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+    seed: int | None
+
+
+class Reader(Protocol):
+    """Reads episodes of one dataset by number."""
+
+    def length(self, i: int) -> int: ...
+
+    def read(self, i: int) -> Raw: ...
+
+
+@contextmanager
+def _plainly(what: Path, i: int | None = None) -> Iterator[None]:
+    """Turns the many ways in which a broken file shows into one DataError that names file and episode."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, IndexError) as e:
+        where = f"{what}" if i is None else f"{what}: episode {i}"
+        reason = why(e).strip("\"'")
+        raise DataError(f"{where}: truncated or corrupt ({reason}); fetch or make this dataset again") from e
+
+
+class Hdf5Reader:
+    """Minari's HDF5 layout: ``episode_7/observations/image`` and so on."""
+
+    def __init__(self, folder: Path, obs: list[Leaf], act: list[Leaf], jpeg: bool) -> None:
+        """Raises DataError where the file is missing, cut or no HDF5."""
+        import h5py
+
+        self.path = folder / "main_data.hdf5"
+        self._jpeg = jpeg
+        with _plainly(self.path):
+            self._file = h5py.File(self.path, "r", locking="best-effort")
+        parts = (("observations", obs), ("actions", act))
+        self._ways = [(leaf, "/".join((root, *steps_to(leaf)))) for root, part in parts for leaf in part]
+        self._observed = len(obs)
+
+    def length(self, i: int) -> int:
+        with _plainly(self.path, i):
+            group = self._file[f"episode_{i}"]
+            known = group.attrs.get("total_steps")
+            return int(group["rewards"].shape[0] if known is None else known)
+
+    def read(self, i: int) -> Raw:
+        with _plainly(self.path, i):
+            name = f"episode_{i}"
+            # Observations and actions may share names, so they are told apart by their order.
+            values = [(leaf, self._value(f"{name}/{way}", leaf)) for leaf, way in self._ways]
+            flags = [self._numbers(f"{name}/{flag}") for flag in FLAGS]
+            seed = self._file[name].attrs.get("seed")
+            obs, act = ({leaf.name: v for leaf, v in part} for part in (values[: self._observed], values[self._observed :]))
+            return Raw(obs, act, *flags, None if seed is None else int(seed))
+
+    def _value(self, path: str, leaf: Leaf) -> np.ndarray:
+        if leaf.modality.kind == "text":
+            return np.array(self._file[path].asstr()[()], dtype=np.str_)
+        if self._jpeg and leaf.jpeg:
+            return _pictures(self._file[path][()])
+        return self._numbers(path)
+
+    def _numbers(self, path: str) -> np.ndarray:
+        """A whole dataset through h5py's lower layer, which costs less than half where episodes are short."""
+        from h5py import h5d, h5s
+
+        found = h5d.open(self._file.id, path.encode())
+        out = np.empty(found.shape, found.dtype)
+        if out.size:
+            found.read(h5s.ALL, h5s.ALL, out)
+        return out
+
+
+def steps_to(leaf: Leaf) -> list[str]:
+    return [f"_index_{k}" if isinstance(k, int) else k for k in leaf.keys]
+
+
+class ArrowReader:
+    """Minari's Arrow and Parquet layouts: ``<folder>/7/part-0.arrow`` beside ``<folder>/7/metadata.json``."""
+
+    def __init__(self, folder: Path, obs: list[Leaf], act: list[Leaf], jpeg: bool, suffix: str) -> None:
+        self.folder, self._jpeg, self._suffix = folder, jpeg, suffix
+        self._parts = (("observations", obs), ("actions", act))
+
+    def _about(self, i: int) -> dict[str, Any]:
+        return json.loads((self.folder / str(i) / "metadata.json").read_text())
+
+    def length(self, i: int) -> int:
+        with _plainly(self.folder, i):
+            return int(self._about(i)["total_steps"])
+
+    def read(self, i: int) -> Raw:
+        with _plainly(self.folder, i):
+            table = self._table(i)
+            T = len(table) - 1
+            obs, act = (
+                {leaf.name: _arrow_value(_descend(table, root, leaf), leaf, self._jpeg, count) for leaf in part}
+                for count, (root, part) in zip((T + 1, T), self._parts, strict=True)
+            )
+            flags = [_descend(table, flag, None).to_numpy(zero_copy_only=False)[:T] for flag in FLAGS]
+            seed = self._about(i).get("seed")
+            return Raw(obs, act, *flags, None if seed is None else int(seed))
+
+    def _table(self, i: int) -> Any:
+        import pyarrow as pa
+
+        parts = sorted((self.folder / str(i)).glob(f"part-*.{self._suffix}"), key=lambda p: int(p.stem.split("-")[1]))
+        if not parts:
+            raise KeyError("its file is missing")
+        if self._suffix == "parquet":
+            from pyarrow import parquet
+
+            return pa.concat_tables([parquet.read_table(p, partitioning=None) for p in parts])
+        return pa.concat_tables([pa.ipc.open_file(pa.memory_map(str(p))).read_all() for p in parts])
+
+
+def _descend(table: Any, root: str, leaf: Leaf | None) -> Any:
+    """The column ``root``, and within it the field that a leaf names, as one contiguous array."""
+    import pyarrow as pa
+
+    found = table[root].combine_chunks()
+    found = pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
+    for key in leaf.keys if leaf else ():
+        found = found.field(str(key))
+    return found
+
+
+def _arrow_value(found: Any, leaf: Leaf, jpeg: bool, count: int) -> np.ndarray:
+    m = leaf.modality
+    if m.kind == "text":
+        return np.array(found.to_pylist()[:count], dtype=np.str_)
+    if jpeg and leaf.jpeg:
+        return _pictures(found.to_pylist()[:count])
+    flat = found.flatten() if hasattr(found.type, "list_size") else found
+    return flat.to_numpy(zero_copy_only=False)[: count * m.size].reshape(count, *m.shape)
+
+
+def _pictures(codes: Any) -> np.ndarray:
+    """JPEG texts to ``(N, H, W[, C])`` uint8."""
+    from PIL import Image
+
+    return np.stack([np.array(Image.open(io.BytesIO(bytes(c))), np.uint8) for c in codes])
+
+
+def reader(form: str, folder: Path, obs: list[Leaf], act: list[Leaf], jpeg: bool) -> Reader:
+    """The reader of a dataset's ``data_format``; raises DataError for one that is unknown."""
+    if form == "hdf5":
+        return Hdf5Reader(folder, obs, act, jpeg)
+    if form in ("arrow", "parquet"):
+        return ArrowReader(folder, obs, act, jpeg, form)
+    raise DataError(f"{folder}: written as '{form}'; hdf5, arrow and parquet can be read")

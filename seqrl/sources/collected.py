@@ -1,0 +1,243 @@
+"""Episodes made here: a policy plays a gymnasium environment, and what happened becomes a Minari dataset.
+
+A recipe that names this kind collects when the dataset is not there, and from then on it is the same as ``minari``. What is
+collected is a pure function of the settings: each episode has its own seeds, so it does not matter how many environments run
+side by side.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from seqrl.core.config import Frozen
+from seqrl.core.episode import Episode, EpisodeSpec
+from seqrl.core.errors import DataError, EnvError
+from seqrl.sources import minari
+from seqrl.sources._catalog import env_of, local_name, metadata
+from seqrl.sources._envs import make_env, spaces_of
+from seqrl.sources._files import Progress, datasets_home, one_at_a_time
+from seqrl.sources._laws import Law, law_of
+from seqrl.sources._spaces import Leaf, Space, leaves, put_together, take_apart
+from seqrl.sources._write import save_minari, target_of
+
+Policy = Callable[[dict[str, np.ndarray], np.ndarray, np.ndarray], dict[str, np.ndarray]]
+"""``policy(obs, first, last_reward) -> actions`` for B environments: name -> ``(B, *shape)``, ``(B,)`` bool true where an
+episode has just begun, ``(B,)`` float32 rewards of the step before (0 where one has just begun)."""
+LEVELS = (0.0, 0.25, 0.4, 0.5, 0.6, 1.0)
+_LONGEST = 100_000
+
+
+class Config(Frozen):
+    """A dataset that is collected when it is not there."""
+
+    kind: Literal["collected"] = "collected"
+    id: str
+    """Its id among the Minari datasets, such as ``local/cartpole-mixed-v0``."""
+    env: str
+    """Id of the gymnasium environment."""
+    episodes: int = Field(ge=1)
+    """How many episodes."""
+    policy: Literal["random", "scripted"] = "scripted"
+    """Who plays: uniformly random actions, or the law written for this environment."""
+    levels: tuple[float, ...] = Field(LEVELS, min_length=1)
+    """For ``scripted``: the share of steps that follow the law, the others being random; episodes take these in turn."""
+    seed: int = Field(0, ge=0)
+    """Episode ``i`` resets its environment with ``seed + i``."""
+    references: tuple[float, float] | None = None
+    """Returns of a random and of an expert policy, for normalised scores."""
+
+
+def tiny(folder: Path) -> Config:
+    """A few episodes of CartPole; for the contract tests."""
+    return Config(id="tiny/collected-v0", env="CartPole-v1", episodes=3)
+
+
+class Source:
+    """The collected dataset: made on first use, then read."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises DataError where the id holds other data, EnvError where the environment cannot be made."""
+        if not (datasets_home() / local_name(config.id)).exists():
+            settings = config.model_dump(exclude={"kind"})
+            with one_at_a_time(datasets_home() / f"{config.id}.collected"):
+                if not (datasets_home() / config.id).exists():
+                    collect(**settings)
+        _check_same(config)
+        self._data = minari.Source(minari.Config(id=config.id, download=False))
+
+    @property
+    def spec(self) -> EpisodeSpec:
+        return self._data.spec
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self._data.lengths
+
+    def fingerprint(self) -> str:
+        return self._data.fingerprint()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def episode(self, i: int) -> Episode:
+        return self._data.episode(i)
+
+
+def _check_same(config: Config) -> None:
+    """Raises DataError where the dataset that is there came about otherwise; of a stranger's only the environment is known."""
+    found = metadata(config.id)
+    wanted = _settings(config.env, config.episodes, config.policy, config.seed, config.levels)
+    made = found.get("seqrl") or {k: v["id"] for k, v in [("env", env_of(found))] if v}
+    other = {k: v for k, v in wanted.items() if (k in made or "seqrl" in found) and made.get(k) != v}
+    if other:
+        said = "; ".join(f"{k} {made.get(k)}, here {v}" for k, v in other.items())
+        raise DataError(f"'{config.id}' is there, but was collected with other settings ({said}); choose another id")
+
+
+def _settings(env: str, episodes: int, policy: str, seed: int, levels: Sequence[float]) -> dict[str, Any]:
+    mixed = {"levels": list(levels)} if policy == "scripted" else {}
+    return {"env": env, "episodes": episodes, "policy": policy, "seed": seed, **mixed}
+
+
+def collect(
+    env: str,
+    episodes: int,
+    id: str,
+    policy: str | Policy = "random",
+    seed: int = 0,
+    levels: Sequence[float] = LEVELS,
+    references: tuple[float, float] | None = None,
+    rows: int = 16,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Plays ``episodes`` whole episodes and saves them as the local Minari dataset ``id``.
+
+    Args:
+        policy: ``random``, ``scripted``, or a ``Policy`` called with all running environments at once.
+        rows: B, how many environments run side by side (never more than there are episodes).
+        name: what to call a ``Policy`` in the metadata.
+
+    Returns:
+        the folder of the dataset.
+
+    Raises:
+        DataError: the id is taken or none, or there is no law for this environment. EnvError: it cannot be made.
+    """
+    target_of(id)
+    if policy not in ("random", "scripted") and not callable(policy):
+        raise DataError(f"policy '{policy}': there are random and scripted, and bundles")
+    law = law_of(env) if policy == "scripted" else None
+    envs = [make_env(env) for _ in range(min(rows, episodes))]
+    spaces = spaces_of(envs[0])
+    seen, acted = leaves(spaces[0], "observation"), leaves(spaces[1], "action")
+    running = [_Row(e, spaces[1], seen) for e in envs]
+    choose = policy if callable(policy) else _builtin(law, running, acted, levels)
+    label = name or (policy if isinstance(policy, str) else "policy")
+    about = {
+        "author": "seqrl",
+        "algorithm_name": label,
+        "description": f"{episodes} episodes of {env}, policy {label}, seed {seed}.",
+    }
+    obs, act = ({leaf.name: leaf.modality for leaf in part} for part in (seen, acted))
+    spec = EpisodeSpec(id, obs, act, {"id": env}, None, references, about)
+    with closing(_play(running, choose, acted, episodes, seed, progress)) as played:
+        return save_minari(played, spec, id, spaces, _settings(env, episodes, label, seed, levels))
+
+
+class _Row:
+    """One running environment and what it has lived through so far."""
+
+    def __init__(self, env: Any, space: Space, observed: list[Leaf]) -> None:
+        self.env, self.actions_of, self._space, self._observed = env, env.action_space, space, observed
+        self.number = -1
+
+    def begin(self, number: int, seed: int) -> None:
+        self.number, self.seed, self.first, self.last_reward = number, seed + number, True, 0.0
+        # The environment has the seed itself; the random actions and the coin get streams that are independent of it.
+        for_actions, for_coin = np.random.SeedSequence([seed, number]).spawn(2)
+        self.actions_of.seed(int(for_actions.generate_state(1)[0]))
+        self.coin = np.random.default_rng(for_coin)
+        self.actions: list[dict[str, Any]] = []
+        self.rewards: list[float] = []
+        self.obs = [self._seen(self.env.reset(seed=self.seed)[0])]
+
+    def _seen(self, obs: Any) -> dict[str, Any]:
+        # Copies, because some environments hand out the array they go on writing to.
+        parts = take_apart(self._observed, obs)
+        return {leaf.name: np.array(parts[leaf.name], dtype=leaf.modality.dtype) for leaf in self._observed}
+
+    def step(self, action: dict[str, Any]) -> Episode | None:
+        """Does an action; the whole episode when that was its last."""
+        obs, reward, terminated, truncated, _ = self.env.step(put_together(self._space, action, "action"))
+        self.obs.append(self._seen(obs))
+        self.actions.append(action)
+        self.rewards.append(float(reward))
+        self.first, self.last_reward = False, float(reward)
+        if len(self.rewards) > _LONGEST:
+            raise EnvError(f"{self.env.spec.id}: episode {self.number} does not end within {_LONGEST} steps")
+        return self._episode(bool(terminated), bool(truncated)) if terminated or truncated else None
+
+    def _episode(self, terminated: bool, truncated: bool) -> Episode:
+        ends = [np.zeros(len(self.rewards), bool) for _ in range(2)]
+        ends[0][-1], ends[1][-1] = terminated, truncated
+        obs, act = ({n: np.array([v[n] for v in values]) for n in values[0]} for values in (self.obs, self.actions))
+        return Episode(obs, act, np.array(self.rewards, np.float32), *ends, self.number, {"seed": self.seed})
+
+
+def _play(
+    rows: list[_Row], choose: Policy, acted: list[Leaf], episodes: int, seed: int, progress: Progress | None
+) -> Iterator[Episode]:
+    """Whole episodes in order of their number, however many run at once; the environments are closed at the end.
+
+    A row that has nothing left to play stays in the batch, since a policy with a memory counts on that; it is told that an
+    episode begins at every step, so that its memory does not grow, and its actions go unheeded.
+    """
+    numbers = iter(range(episodes))
+    ready: dict[int, Episode] = {}
+    given = 0
+    try:
+        playing = dict.fromkeys(rows)
+        for row, number in zip(rows, numbers, strict=False):
+            row.begin(number, seed)
+        while playing:
+            obs = {name: np.array([r.obs[-1][name] for r in rows]) for name in rows[0].obs[0]}
+            first, reward = np.array([r.first for r in rows]), np.array([r.last_reward for r in rows], np.float32)
+            chosen = choose(obs, first, reward)
+            cast = {leaf.name: np.asarray(chosen[leaf.name]).astype(leaf.modality.dtype, copy=False) for leaf in acted}
+            for i, row in enumerate(rows):
+                episode = row.step({name: values[i] for name, values in cast.items()}) if row in playing else None
+                if episode is not None:
+                    ready[row.number] = episode
+                    number = next(numbers, None)
+                    if number is None:
+                        del playing[row]
+                        row.first, row.last_reward = True, 0.0
+                    else:
+                        row.begin(number, seed)
+            while given in ready:
+                yield ready.pop(given)
+                given += 1
+                if progress:
+                    progress(given, episodes)
+    finally:
+        for row in rows:
+            row.env.close()
+
+
+def _builtin(law: Law | None, rows: list[_Row], acted: list[Leaf], levels: Sequence[float]) -> Policy:
+    """Each row follows the law in its episode's share of the steps and is random in the others; without a law, in all."""
+
+    def choose(obs: dict[str, np.ndarray], first: np.ndarray, last_reward: np.ndarray) -> dict[str, np.ndarray]:
+        lawful = None if law is None else law(obs["observation"])
+        by_chance = [law is None or row.coin.random() >= levels[row.number % len(levels)] for row in rows]
+        samples = [take_apart(acted, row.actions_of.sample()) if c else None for c, row in zip(by_chance, rows, strict=True)]
+        return {
+            leaf.name: np.array([lawful[i] if s is None else s[leaf.name] for i, s in enumerate(samples)]) for leaf in acted
+        }
+
+    return choose

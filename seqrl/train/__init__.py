@@ -1,0 +1,1 @@
+"""The one supervised loop: recipe, engine, optimiser, metrics, checkpoints."""

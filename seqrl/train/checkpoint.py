@@ -1,0 +1,143 @@
+"""Checkpoints that are whole or not there: written aside, flushed, renamed.
+
+``checkpoints/step-00001000/{bundle/, trainer/}``, and ``checkpoints/last`` pointing to the newest. The bundle is a complete
+model; the trainer folder holds what only going on needs: optimiser moments, raw weights where the bundle holds their average,
+and the step. All tensors are safetensors, everything else JSON: nothing is ever unpickled. A process killed at any moment
+leaves the checkpoint before, and at most a ``.part`` folder that the next one sweeps away.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from seqrl.core.errors import BundleError, UserError
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """What going on needs: the step reached, named tensors, and plain facts to check against."""
+
+    step: int
+    tensors: Mapping[str, torch.Tensor]
+    facts: Mapping[str, Any]
+
+
+def name_of(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _flush(path: Path) -> None:
+    """Pushes a file's or folder's content to the disk itself."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _flush_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        _flush(path)
+    _flush(folder)
+
+
+def save(run: Path, state: TrainerState, write_bundle: Callable[[Path], None], keep: int) -> Path:
+    """Writes a checkpoint and makes it the last.
+
+    Args:
+        run: the run folder.
+        state: for ``trainer/``.
+        write_bundle: called with the folder to fill.
+        keep: how many checkpoints to leave, this one included.
+
+    Raises:
+        UserError: the disk is full; earlier checkpoints stay, nothing half-written remains.
+    """
+    home = run / "checkpoints"
+    home.mkdir(parents=True, exist_ok=True)
+    part, whole = home / f".part-{name_of(state.step)}", home / name_of(state.step)
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        write_bundle(part / "bundle")
+        (part / "trainer").mkdir(parents=True)
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}, part / "trainer" / "state.safetensors")
+        (part / "trainer" / "state.json").write_text(json.dumps({"step": state.step, **state.facts}), encoding="utf-8")
+        _flush_tree(part)
+        if whole.exists():
+            # The same step again (a run stopped and resumed on the spot): set aside, not deleted, until the new one stands.
+            os.rename(whole, home / f".part-old-{whole.name}")
+        os.rename(part, whole)
+        point(home, whole.name)
+        shutil.rmtree(home / f".part-old-{whole.name}", ignore_errors=True)
+    except (OSError, SafetensorError) as e:
+        shutil.rmtree(part, ignore_errors=True)
+        if getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e):
+            before = last(run)
+            stays = f"the checkpoint {before.name} stays" if before else "there is no earlier checkpoint"
+            raise UserError(f"no space left on the disk of {home} for {whole.name}; {stays}; free some and resume") from e
+        raise
+    for old in sorted(p for p in home.glob("step-*") if p.is_dir())[:-keep]:
+        if old != whole:
+            shutil.rmtree(old, ignore_errors=True)
+    return whole
+
+
+def point(home: Path, name: str) -> None:
+    """Makes ``last`` point to ``name``, in one step for whoever looks."""
+    aside = home / ".last.part"
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(name)
+    os.replace(aside, home / "last")
+    _flush(home)
+
+
+def last(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None; sweeps away what a killed process left."""
+    home = run / "checkpoints"
+    for part in home.glob(".part-*"):
+        shutil.rmtree(part, ignore_errors=True)
+    whole = sorted(p for p in home.glob("step-*") if (p / "trainer" / "state.json").is_file())
+    # A rename that was not followed by its pointer is whole nevertheless: the newest folder is the truth.
+    return whole[-1] if whole else None
+
+
+def load(checkpoint: Path) -> TrainerState:
+    """The trainer state of a checkpoint; raises BundleError where a file is truncated or missing."""
+    folder = checkpoint / "trainer"
+    try:
+        facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as e:
+        raise BundleError(
+            f"{folder}: this checkpoint cannot be read ({e}); delete {checkpoint.name} to go on from the one before"
+        ) from e
+    return TrainerState(facts.pop("step"), tensors, facts)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The optimiser's moments by parameter name: ``optimizer/<moment>/<parameter>``."""
+    out = {}
+    for name, p in model.named_parameters():
+        for key, value in optimizer.state.get(p, {}).items():
+            out[f"optimizer/{key}/{name}"] = value
+    return out
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Puts packed moments back, each on its parameter's device (the step count stays where the optimiser keeps it)."""
+    by_name = dict(model.named_parameters())
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            _, moment, name = key.split("/", 2)
+            p = by_name[name]
+            # A copy: what safetensors gives may still be mapped from the file.
+            optimizer.state[p][moment] = value.to(p.device, copy=True)

@@ -1,0 +1,172 @@
+"""The only supervised loop: draw, forward, weigh, backward, step. It knows losses by name and nothing of what made them.
+
+Losses are reduced by sum and count over the pieces of a batch and over processes, so that cutting a batch differently, for
+memory or for more processes, trains the same weights. Nothing is read back from the device between two lines of metrics.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from seqrl.core.errors import UserError
+from seqrl.core.stream import StreamBatch
+from seqrl.data.loader import Loader
+from seqrl.train.engine import Engine
+from seqrl.train.optim import Average, learning_rate
+from seqrl.train.recipe import TrainConfig
+
+
+class Tally:
+    """Sums and counts of losses since the last line of metrics, kept on the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[torch.Tensor]] = {}
+
+    def add(self, sums: "Sums") -> None:
+        for name, (total, count) in sums.items():
+            if name in self._sums:
+                self._sums[name][0] += total.detach()
+                self._sums[name][1] += count
+            else:
+                self._sums[name] = [total.detach().clone(), count.clone()]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What was added since the last line of metrics, to be saved with a checkpoint; ``restore`` is the inverse."""
+        return {f"tally/{n}": torch.stack([t.double(), c.double()]) for n, (t, c) in self._sums.items()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+        for key, both in tensors.items():
+            if key.startswith("tally/"):
+                self._sums[key.removeprefix("tally/")] = [both[0].float().to(device), both[1].long().to(device)]
+
+    def means(self, engine: Engine, weights: Mapping[str, float], prefix: str = "") -> dict[str, float]:
+        """``loss`` (weighted) and ``loss/<name>``; one read from the device for all."""
+        names = list(self._sums)
+        both = torch.stack([torch.stack([t.float(), c.float()]) for t, c in self._sums.values()])
+        both = engine.total(both).tolist()
+        each = {n: total / max(count, 1) for n, (total, count) in zip(names, both, strict=True)}
+        self._sums.clear()
+        return {f"{prefix}loss": sum(weights[n] * v for n, v in each.items())} | {
+            f"{prefix}loss/{n}": v for n, v in each.items()
+        }
+
+
+Sums = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def weigh(sums: Sums, counts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
+    """The number to descend: each term's sum over its count in the whole global batch, weighted by the recipe."""
+    if set(sums) != set(weights):
+        raise UserError(f"train.losses names {sorted(weights)}, but the model answers {sorted(sums)}; make them agree")
+    return sum(weights[n] * total / counts[n].clamp(min=1) for n, (total, _) in sums.items())
+
+
+class Trainer:
+    """One model, one optimiser, one loader: takes steps, and looks at held-out windows."""
+
+    def __init__(self, config: TrainConfig, engine: Engine, model: Any, optimizer: Any, loader: Loader) -> None:
+        """Raises UserError where the batch does not divide over processes and pieces."""
+        share = engine.world * config.accumulate
+        if config.batch % share:
+            raise UserError(f"train.batch={config.batch} must be a multiple of processes x accumulate = {share}")
+        self.config, self.engine, self.loader = config, engine, loader
+        self.rows = config.batch // share
+        self.model, self.optimizer = engine.prepare(model, optimizer)
+        self.bare = engine.bare(self.model)
+        self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
+        self.average = Average(self.bare, config.ema) if config.ema else None
+        self.tally, self._norm = Tally(), None
+
+    def step(self, step: int) -> None:
+        """Optimiser step number ``step`` (from 0)."""
+        config, engine = self.config, self.engine
+        batch = self.loader.draw(config.seed, step, config.batch // engine.world, engine.rank, engine.world)
+        pieces = [batch] if config.accumulate == 1 else [batch[i :: config.accumulate] for i in range(config.accumulate)]
+        counts = self._counts(batch) if config.accumulate > 1 else None
+        for i, piece in enumerate(pieces):
+            engine.reseed(step, i)
+            sums = self.model(piece).sums()
+            if counts is None:
+                counts = {n: engine.total(c.detach()) for n, (_, c) in sums.items()}
+            self.tally.add(sums)
+            # DDP averages gradients over processes; the counts are already those of all of them.
+            loss = weigh(sums, counts, config.losses) * engine.world
+            engine.backward(loss, self.model, last=i == len(pieces) - 1)
+        if config.clip is not None:
+            self._norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip, foreach=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.bare, step)
+
+    def _counts(self, batch: StreamBatch) -> dict[str, torch.Tensor]:
+        """How many elements each loss will count in the whole batch, known before any piece of it is computed."""
+        return {n: self.engine.total(c) for n, c in self.bare.counts(batch).items()}
+
+    def measured(self) -> dict[str, float]:
+        """Losses since the last call, learning rate aside; stops the run where they are no numbers any more."""
+        means = self.tally.means(self.engine, self.config.losses)
+        if means["loss"] != means["loss"]:
+            raise UserError(
+                "the loss became NaN; lower train.lr, set train.clip, or train in fp32; the last checkpoint is from before"
+            )
+        return means | ({"grad_norm": float(self._norm)} if self._norm is not None else {})
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Losses on the held-out episodes' fixed windows, with the weights that would be published."""
+        windows = self.loader.held_out
+        if windows is None:
+            return {}
+        starts = windows.spread(self.config.validate_windows)
+        tally, B = Tally(), self.config.batch
+        self.model.eval()
+        with self.published():
+            for i in range(0, len(starts.row), B):
+                part = type(starts)(*(getattr(starts, f)[i : i + B] for f in starts.__dataclass_fields__))
+                tally.add(self.model(self.loader.batch(part)).sums())
+        self.model.train()
+        return tally.means(self.engine, self.config.losses, prefix="val/")
+
+    def published(self) -> "_Published":
+        """A context in which the model holds the weights that are published: the average, where there is one."""
+        return _Published(self)
+
+
+class _Published:
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def __enter__(self) -> Any:
+        if self.trainer.average:
+            self.trainer.average.swap(self.trainer.bare)
+        return self.trainer.bare
+
+    def __exit__(self, *_: object) -> None:
+        if self.trainer.average:
+            self.trainer.average.swap(self.trainer.bare)
+
+
+class Clock:
+    """Steps per second between lines of metrics, with pauses (saving, evaluating) left out."""
+
+    def __init__(self) -> None:
+        self.began, self.paused, self.steps = time.perf_counter(), 0.0, 0
+
+    def pause(self, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.paused += time.perf_counter() - start
+
+    def rate(self) -> float:
+        """Steps per second since the last call."""
+        spent = time.perf_counter() - self.began - self.paused
+        rate = self.steps / max(spent, 1e-9)
+        self.began, self.paused, self.steps = time.perf_counter(), 0.0, 0
+        return rate

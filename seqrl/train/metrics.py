@@ -1,0 +1,83 @@
+"""What a run says about itself: a line of JSON per event in ``metrics.jsonl``, always; other trackers by choice.
+
+A resumed run first drops the lines of steps that were never saved, so that the file reads as if nothing had happened.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqrl.core.errors import UserError
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics file; a line cut short by a kill is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows
+
+
+class Metrics:
+    """Writes metrics as they come."""
+
+    def __init__(self, run: Path, trackers: Sequence[str] = (), resume_at: int = 0) -> None:
+        """
+        Args:
+            run: the run folder.
+            trackers: of ``tensorboard`` and ``trackio``.
+            resume_at: drop earlier lines beyond this step.
+
+        Raises:
+            UserError: a tracker is not installed.
+        """
+        self.path = run / "metrics.jsonl"
+        kept = [r for r in read(self.path) if r["step"] <= resume_at]
+        aside = self.path.with_suffix(".part")
+        aside.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        os.replace(aside, self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._sinks = [_SINKS[name](run) for name in trackers]
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line; flushed, so that a killed run has said all it knew."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for sink in self._sinks:
+            sink(step, values)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _tensorboard(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise UserError('train.trackers: tensorboard is not installed; pip install "seqrl[trackers]"') from e
+    writer = SummaryWriter(str(run / "tensorboard"))
+
+    def sink(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return sink
+
+
+def _trackio(run: Path) -> Any:
+    try:
+        import trackio
+    except ImportError as e:
+        raise UserError('train.trackers: trackio is not installed; pip install "seqrl[trackers]"') from e
+    trackio.init(project="seqrl", name=run.name, resume="allow", embed=False)
+    return lambda step, values: trackio.log(dict(values), step=step)
+
+
+_SINKS = {"tensorboard": _tensorboard, "trackio": _trackio}

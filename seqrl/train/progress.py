@@ -1,0 +1,80 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """What long work calls: how far it is, and a few words to show beside."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+def spell(seconds: float) -> str:
+    """Seconds as a person would say them: ``42s``, ``3m05s``, ``2h10m``."""
+    s = round(max(0.0, seconds))
+    if s < 60:
+        return f"{s}s"
+    return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"
+
+
+@contextmanager
+def bar(title: str, unit: str = "step", every: float = 10.0, quiet: bool = False) -> Iterator[Progress]:
+    """A progress reporter.
+
+    Args:
+        title: what is being done.
+        unit: what is counted.
+        every: seconds between plain lines where there is no terminal.
+        quiet: say nothing (processes other than the first).
+    """
+    if quiet:
+        yield lambda done, total, note="": None
+    elif sys.stderr.isatty():
+        with _live(title, unit) as report:
+            yield report
+    else:
+        yield _Lines(title, unit, every)
+
+
+@contextmanager
+def _live(title: str, unit: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [TextColumn(f"[bold]{title}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    columns += [TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", style="dim")]
+    began: list[float] = []
+    with Progress(*columns, console=Console(stderr=True)) as live:
+        task = live.add_task(title, total=None, rate="", note="")
+
+        def report(done: int, total: int, note: str = "") -> None:
+            now = time.monotonic()
+            began[:] = began or [now, done]
+            rate = (done - began[1]) / (now - began[0]) if now > began[0] else 0.0
+            live.update(task, completed=done, total=total, rate=f"{rate:,.1f} {unit}s/s" if rate else "", note=note)
+
+        yield report
+
+
+class _Lines:
+    def __init__(self, title: str, unit: str, every: float) -> None:
+        self.title, self.unit, self.every = title, unit, every
+        self.began: tuple[float, int] | None = None
+        self.said = 0.0
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if self.began is None:
+            self.began, self.said = (now, done), now
+        if now - self.said < self.every and done < total:
+            return
+        self.said = now
+        rate = (done - self.began[1]) / max(now - self.began[0], 1e-9)
+        left = f"eta {spell((total - done) / rate)}" if rate > 0 and done < total else f"in {spell(now - self.began[0])}"
+        print(
+            f"{self.title} {done:,}/{total:,} {self.unit}s  {rate:,.1f}/s  {left}  {note}".rstrip(), file=sys.stderr, flush=True
+        )
