@@ -2,9 +2,9 @@
 
 Three functions are enough for a first look; each imports what it needs when it is called::
 
-    run = seqrl.train("dt_cartpole", out="runs/cartpole")
-    report = seqrl.evaluate(run, targets=[100, 500], episodes=20)
-    bundle = seqrl.load(run)
+    folder = seqrl.run("dt_cartpole", out="runs/cartpole")
+    report = seqrl.evaluate(folder, targets=[100, 500], episodes=20)
+    bundle = seqrl.load(folder)
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from seqrl.bundle import Bundle
     from seqrl.rollout.evaluate import Report
 
-__all__ = ["evaluate", "load", "train"]
+__all__ = ["evaluate", "load", "run"]
 
 
 def _dotted(settings: Mapping[str, Any], at: str = "") -> list[str]:
@@ -31,8 +31,8 @@ def _dotted(settings: Mapping[str, Any], at: str = "") -> list[str]:
     return out
 
 
-def train(recipe: str | Path, out: str | Path | None = None, **settings: Any) -> Path:
-    """Trains a recipe and evaluates it.
+def run(recipe: str | Path, out: str | Path | None = None, **settings: Any) -> Path:
+    """Runs a recipe: trains and evaluates it. (``seqrl.train`` is the room of the training loop.)
 
     Args:
         recipe: a name of the shelf, or a file.
@@ -46,11 +46,11 @@ def train(recipe: str | Path, out: str | Path | None = None, **settings: Any) ->
         UserError: anything wrong with the recipe, the data or the folder.
     """
     from seqrl.train import recipe as recipes
-    from seqrl.train import run
     from seqrl.train.finish import finish
+    from seqrl.train.run import start
 
     resolved = recipes.load(str(recipe), _dotted(settings))
-    outcome = run.start(resolved, Path(out) if out else Path("runs") / resolved.name)
+    outcome = start(resolved, Path(out) if out else Path("runs") / resolved.name)
     finish(outcome.run)
     return outcome.run
 

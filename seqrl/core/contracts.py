@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where episodes come from. The module's ``Source`` is built from its pydantic ``Config``."""
+    """Where episodes come from. The module's ``Source`` is built from its pydantic ``Config``.
+
+    The module also offers ``tiny(folder) -> Config``: settings for a small source made in an empty folder, for the contract
+    tests, which run over every file of the room.
+    """
 
     spec: EpisodeSpec
     lengths: np.ndarray
@@ -115,6 +119,10 @@ class Model(Protocol):
 
     def forward(self, batch: StreamBatch) -> Losses: ...
 
+    def counts(self, batch: StreamBatch) -> dict[str, "torch.Tensor"]:
+        """How many elements each loss will count in ``batch``; lets a batch be computed in pieces and weighed as a whole."""
+        ...
+
 
 @runtime_checkable
 class Policy(Model, Protocol):
@@ -125,6 +133,10 @@ class Policy(Model, Protocol):
 
     def init_cache(self, rows: int, steps: int) -> Any:
         """Room for ``rows`` environments with a window of ``steps`` steps; every leaf is batch first."""
+        ...
+
+    def refill(self, batch: StreamBatch, cache: Any, rows: "torch.Tensor") -> None:
+        """Forgets what ``cache`` holds of ``rows`` and reads the steps of ``batch [R, T, ...]``, but for the last action."""
         ...
 
     def act(self, batch: StreamBatch, cache: Any = None, **options: Any) -> dict[str, "torch.Tensor"]:

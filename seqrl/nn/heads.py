@@ -32,7 +32,7 @@ class Point(nn.Module):
 
     def __init__(self, width: int, size: int, bounded: bool) -> None:
         super().__init__()
-        self.out, self.bounded = Linear(width, size), bounded
+        self.out, self.bounded, self.terms = Linear(width, size), bounded, size
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.out(x)
@@ -67,7 +67,7 @@ class Gaussian(nn.Module):
 
     def __init__(self, width: int, size: int, squash: Literal["tanh", "clip"] | None, entropy: float) -> None:
         super().__init__()
-        self.out, self.squash, self.entropy = Linear(width, 2 * size), squash, entropy
+        self.out, self.squash, self.entropy, self.terms = Linear(width, 2 * size), squash, entropy, 1
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation, before squashing; ``[..., A]`` each."""
@@ -102,7 +102,7 @@ class Categorical(nn.Module):
 
     def __init__(self, width: int, places: int, vocab: int) -> None:
         super().__init__()
-        self.out, self.shape = Linear(width, places * vocab), (places, vocab)
+        self.out, self.shape, self.terms = Linear(width, places * vocab), (places, vocab), places
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[..., K, V]``, float32."""

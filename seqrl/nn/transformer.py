@@ -72,8 +72,8 @@ def family_config(family: str, *, width: int, layers: int, heads: int, **setting
     if family not in FAMILIES:
         raise RecipeError(f"body: unknown family '{family}'{did_you_mean(family, FAMILIES)} (there are: {', '.join(FAMILIES)})")
     given = {k: v for k, v in settings.items() if v is not None}
-    # Two thirds of 4D: a gated layer has three matrices where a plain one has two.
-    inner = round(8 / 3 * width) if FAMILIES[family]["gated"] else 4 * width
+    # Two thirds of 4D, for a gated layer has three matrices where a plain one has two; in whole vectors of numbers.
+    inner = -(-8 * width // 96) * 32 if FAMILIES[family]["gated"] else 4 * width
     sizes = {"kv_heads": heads, "head_dim": width // heads if heads else 0, "inner": inner}
     config = TrunkConfig(width=width, layers=layers, heads=heads, **{**sizes, **FAMILIES[family], **given})
     if min(width, layers, heads, config.kv_heads, config.inner) < 1:
@@ -151,13 +151,15 @@ class Transformer(nn.Module):
             ValueError: a row has no room (checked on CPU only, where looking is free).
         """
         start = cache.length if start is None else start
-        L, S = x.shape[1], cache.kv.shape[2]
-        if start.device.type == "cpu" and int(start.max()) + L >= S:
-            raise ValueError(
-                f"the cache has room for {cache.capacity} tokens a row, and position {int(start.max()) + L - 1} was fed"
-            )
-        sight = see_cache(start, L, S, self._theta, self.config.head_dim)
-        memory = Memory(cache.kv, torch.arange(len(x), device=x.device)[:, None], sight.places, fresh=False)
+        L, kv = x.shape[1], cache.kv
+        if start.device.type == "cpu":
+            # Looking at numbers is free here, so slots beyond the longest row need not be read at all.
+            last = int(start.max()) + L
+            if last > cache.capacity:
+                raise ValueError(f"the cache has room for {cache.capacity} tokens a row, and position {last - 1} was fed")
+            kv = kv[:, :, : last + 1]
+        sight = see_cache(start, L, kv.shape[2], self._theta, self.config.head_dim)
+        memory = Memory(kv, torch.arange(len(x), device=x.device)[:, None], sight.places, fresh=False)
         y = self._run(self._placed(x, start[:, None]), sight, read, memory)
         cache.length.copy_(start + L)
         return y

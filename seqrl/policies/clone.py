@@ -153,6 +153,10 @@ class Clone(PreTrainedModel):
         value = self.heads["action"].loss(x, batch.wanted("action"))
         return Losses({"action": (value, batch.mask[..., None].expand_as(value))})
 
+    def counts(self, batch: StreamBatch) -> dict[str, Tensor]:
+        """How many elements the term counts in ``batch``, a scalar, without computing it."""
+        return {"action": batch.mask.sum() * self.heads["action"].terms}
+
     def init_cache(self, rows: int, steps: int) -> HistoryCache:
         """An empty cache for ``rows`` environments; ``steps`` does not matter, for it never fills."""
         M, weight = self.config.history, self.heads["action"].out.weight

@@ -188,6 +188,11 @@ class DecisionTransformer(PreTrainedModel):
             terms[name] = (value, mask[:, skip:].expand_as(value))
         return Losses(terms)
 
+    def counts(self, batch: StreamBatch) -> dict[str, Tensor]:
+        """How many elements each term of ``forward`` counts in ``batch``, scalars, without computing the terms."""
+        skip = {name: 1 if self.layout.reader(name) < 0 else 0 for name in self.losses}
+        return {name: batch.mask[:, skip[name] :].sum() * self.heads[name].terms for name in self.losses}
+
     def init_cache(self, rows: int, steps: int) -> StepCache:
         """An empty cache with room for ``steps`` steps of ``rows`` environments."""
         kv = self.trunk.init_cache(rows, steps * len(self.fed) - 1)

@@ -104,10 +104,11 @@ def _film(agent: Any, env: Any, face: Face, job: Job, every: int, frames: int) -
 
 
 def use_egl_if_headless() -> None:
-    """Chooses MuJoCo's EGL renderer where there is no screen and nobody has chosen (Linux)."""
+    """Chooses MuJoCo's EGL renderer and SDL's dummy screen where there is no screen and nobody has chosen (Linux)."""
     screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if sys.platform.startswith("linux") and not screen:
         os.environ.setdefault("MUJOCO_GL", "egl")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def _draw_cheaply(env: Any) -> None:

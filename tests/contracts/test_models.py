@@ -60,6 +60,7 @@ def test_forward_answers_the_promised_losses(kind, shape):
     assert tuple(losses.terms) == tuple(model.losses)
     sums = losses.sums()
     assert all(total.isfinite() and count > 0 for total, count in sums.values())
+    assert {n: int(c) for n, c in model.counts(batch).items()} == {n: int(c) for n, (_, c) in sums.items()}
     sum(total / count for total, count in sums.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 

@@ -28,8 +28,8 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("SEQRL_CACHE", str(tmp_path / "cache"))
-    train, evaluate = seqrl.train, seqrl.evaluate
-    monkeypatch.setattr(seqrl, "train", lambda recipe, **settings: train(recipe, **{**TINY, **settings}))
+    run, evaluate = seqrl.run, seqrl.evaluate
+    monkeypatch.setattr(seqrl, "run", lambda recipe, **settings: run(recipe, **{**TINY, **settings}))
     monkeypatch.setattr(seqrl, "evaluate", lambda run, **settings: evaluate(run, **{**settings, "episodes": 2}))
     (example,) = _blocks("python")
     scope: dict[str, object] = {}
