@@ -13,6 +13,7 @@ from pydantic import Field
 
 from seqrl.core import kinds
 from seqrl.core.config import Frozen, validate
+from seqrl.core.contracts import Source
 from seqrl.core.errors import DataError, RecipeError
 from seqrl.data.store import Progress, Store, prepare
 
@@ -32,27 +33,6 @@ class DataConfig(Frozen):
     """Discount of the returns-to-go; the papers use 1."""
     delayed: bool = False
     """Give the whole return at the last step of the episode (Chen et al. 2021, section 5.7)."""
-
-
-def source_configs(config: DataConfig) -> list[Frozen]:
-    """The settings of each source, checked; raises RecipeError with every mistake in them. Reads no data."""
-    made, wrong = [], []
-    for i, raw in enumerate(config.sources):
-        place = f"data.sources.{i}"
-        try:
-            if "kind" not in raw:
-                raise RecipeError(f"{place}: name its kind ({', '.join(kinds.names('sources'))})")
-            own = {k: v for k, v in raw.items() if k not in _OWN}
-            made.append(validate(kinds.load(raw["kind"], "sources").Config, own, {}, place))
-            for key in _OWN:
-                value = raw.get(key)
-                if value is not None and not (isinstance(value, int | float) and value > 0 and (key != "top" or value <= 1)):
-                    raise RecipeError(f"{place}.{key}: a positive number{' up to 1' if key == 'top' else ''} (got {value!r})")
-        except RecipeError as e:
-            wrong.append(str(e))
-    if wrong:
-        raise RecipeError("\n".join(wrong))
-    return made
 
 
 @dataclass(frozen=True)
@@ -146,7 +126,12 @@ class Dataset:
 
 def open_dataset(config: DataConfig, progress: Progress | None = None) -> Dataset:
     """Builds the sources, converts what is not converted yet, and joins them."""
-    sources = [
-        kinds.load(raw["kind"], "sources").Source(c) for raw, c in zip(config.sources, source_configs(config), strict=True)
-    ]
-    return Dataset([prepare(s, progress) for s in sources], config)
+    return Dataset([prepare(_source(raw, i), progress) for i, raw in enumerate(config.sources)], config)
+
+
+def _source(raw: dict[str, Any], i: int) -> Source:
+    place = f"data.sources.{i}"
+    if "kind" not in raw:
+        raise RecipeError(f"{place}: name its kind ({', '.join(kinds.names('sources'))})")
+    module = kinds.load(raw["kind"], "sources")
+    return module.Source(validate(module.Config, {k: v for k, v in raw.items() if k not in _OWN}, {}, place))

@@ -14,8 +14,9 @@ import torch
 from seqrl.core.stream import StreamBatch
 from seqrl.data.dataset import Dataset
 from seqrl.data.returns import delayed_rewards, returns_to_go
+from seqrl.data.slots import COMPUTED
 from seqrl.data.store import Store
-from seqrl.data.tokenizer import COMPUTED, Tokenizer
+from seqrl.data.tokenizer import Tokenizer
 from seqrl.data.windows import Starts, Windows
 
 

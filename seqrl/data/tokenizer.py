@@ -1,119 +1,24 @@
-"""The tokenizer: which raw values stand in which slot, and the fitted codec of each.
+"""The tokenizer: every slot's fitted codec, and all that stands between the world and a model.
 
-It is all that stands between the world and a model: training encodes whole columns of a store with it, the agent encodes
-what it sees and decodes what the model answers, and it is saved beside the weights as ``tokenizer.json`` with every bit of
-its statistics. A slot is made of one or more fields, flattened and joined in order; the fields ``return``, ``reward`` and
-``done`` are computed, all others are observations or actions of the data.
+Training encodes whole columns of a store with it, the agent encodes what it sees and decodes what the model answers, and it
+is saved beside the weights as ``tokenizer.json`` with every bit of its statistics.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from seqrl.core import kinds
-from seqrl.core.config import Frozen, validate
-from seqrl.core.contracts import Codec, Ports
-from seqrl.core.episode import Episode, EpisodeSpec, Modality
-from seqrl.core.errors import BundleError, RecipeError, did_you_mean
+from seqrl.core.contracts import Ports
+from seqrl.core.episode import Episode, EpisodeSpec
+from seqrl.core.errors import BundleError
 from seqrl.core.layout import Layout
 from seqrl.core.stream import Stream
+from seqrl.data.slots import SlotCodec, TokensConfig, build_slots
 
 VERSION = 1
-_NUMBER = Modality("vector", (), "float32", (-np.inf,), (np.inf,))
-COMPUTED = {"return": _NUMBER, "reward": _NUMBER, "done": Modality("discrete", (), "int64", n=(2,))}
-
-
-class TokensConfig(Frozen):
-    """How trajectories become streams."""
-
-    layout: str = "return state action"
-    """Order of the slots of a step, such as ``return state action > reward``."""
-    context: int = Field(20, ge=1)
-    """Environment steps in a window (K in the Decision Transformer paper)."""
-    slots: dict[str, dict[str, Any]] = {}
-    """Per slot: ``kind`` of codec, its settings, and ``from``, the fields it is made of. Slots not named take the default."""
-
-
-@dataclass(frozen=True)
-class SlotCodec:
-    """A slot's fields, their joint modality, and the codec that serves them."""
-
-    fields: tuple[str, ...]
-    modality: Modality
-    config: Frozen
-    codec: Codec
-
-
-def _join(fields: Iterable[str], spec: EpisodeSpec) -> Modality:
-    """The modality of several fields flattened and joined; raises RecipeError where they do not go together."""
-    known = {**COMPUTED, **spec.obs, **spec.act}
-    parts = []
-    for name in fields:
-        if name not in known:
-            raise RecipeError(
-                f"tokens.slots: {spec.id} has no field '{name}'{did_you_mean(name, known)}; it has {', '.join(known)}"
-            )
-        parts.append(known[name])
-    found = {m.kind for m in parts}
-    if len(found) > 1:
-        raise RecipeError(
-            f"tokens.slots: fields {', '.join(fields)} are of different kinds ({', '.join(sorted(found))}); choose with 'from'"
-        )
-    if found == {"discrete"}:
-        n = tuple(k for m in parts for k in m.n)
-        start = tuple(k for m in parts for k in (m.start or (0,) * len(m.n)))
-        return Modality("discrete", (len(n),), "int64", n=n, start=start)
-    size = sum(m.size for m in parts)
-    low = tuple(x for m in parts for x in (m.low or (-np.inf,) * m.size))
-    high = tuple(x for m in parts for x in (m.high or (np.inf,) * m.size))
-    return Modality(parts[0].kind, (size,), parts[0].dtype, low, high)
-
-
-def _default_fields(slot: str, spec: EpisodeSpec) -> tuple[str, ...]:
-    if slot in COMPUTED:
-        return (slot,)
-    if slot == "action":
-        return tuple(spec.act)
-    if slot == "state":
-        return tuple(name for name, m in spec.obs.items() if m.kind == "vector") or tuple(
-            name for name, m in spec.obs.items() if m.kind == "discrete"
-        )
-    return (slot,)
-
-
-def _default_codec(slot: str, modality: Modality) -> dict[str, Any]:
-    if modality.kind == "discrete":
-        return {"kind": "discrete"}
-    if slot in ("return", "reward"):
-        return {"kind": "scale"}
-    if slot == "action":
-        closed = np.isfinite([*modality.low, *modality.high]).all()
-        return {"kind": "vector", "scale": "bounds" if closed else "standard"}
-    return {"kind": "vector"}
-
-
-def check_slots(config: TokensConfig) -> None:
-    """Everything about ``tokens`` that can be checked without data; raises RecipeError with all mistakes at once."""
-    layout = Layout.parse(config.layout)
-    wrong = [
-        f"tokens.slots.{s}: the layout has no such slot{did_you_mean(s, layout.names)}"
-        for s in config.slots
-        if s not in layout.names
-    ]
-    for name, raw in config.slots.items():
-        settings = {k: v for k, v in raw.items() if k != "from"}
-        try:
-            if "kind" in raw:
-                validate(kinds.load(raw["kind"], "tokens").Config, settings, {}, f"tokens.slots.{name}")
-        except RecipeError as e:
-            wrong.append(str(e))
-    if wrong:
-        raise RecipeError("\n".join(wrong))
 
 
 class Tokenizer:
@@ -121,22 +26,8 @@ class Tokenizer:
 
     def __init__(self, config: TokensConfig, spec: EpisodeSpec) -> None:
         """Raises RecipeError where the recipe's slots do not fit the data."""
-        check_slots(config)
         self.config, self.spec, self.context = config, spec, config.context
-        self.slots: dict[str, SlotCodec] = {}
-        for name in Layout.parse(config.layout).names:
-            raw = dict(config.slots.get(name, {}))
-            chosen = raw.pop("from", None) or _default_fields(name, spec)
-            fields = (chosen,) if isinstance(chosen, str) else tuple(chosen)
-            if not fields:
-                raise RecipeError(
-                    f"tokens.slots.{name}: {spec.id} has nothing that fits; name the fields with 'from' ({', '.join(spec.obs)})"
-                )
-            modality = _join(fields, spec)
-            raw = raw if "kind" in raw else _default_codec(name, modality) | raw
-            module = kinds.load(raw["kind"], "tokens")
-            settings = validate(module.Config, raw, {}, f"tokens.slots.{name}")
-            self.slots[name] = SlotCodec(fields, modality, settings, module.Codec(settings, modality))
+        self.slots = build_slots(config, spec)
         self.layout = Layout.parse(config.layout)
         self.returns: dict[str, float] = {}
         self.max_step = 0

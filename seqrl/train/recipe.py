@@ -10,18 +10,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError
 
-from seqrl.core import kinds, shelf
-from seqrl.core.config import Frozen, Path_, apply_overrides, explain, parse_yaml, read_text
-from seqrl.core.errors import RecipeError, did_you_mean
-from seqrl.core.layout import Layout
+from seqrl.core import shelf
+from seqrl.core.config import Frozen, apply_overrides, explain, parse_yaml, read_text
+from seqrl.core.errors import RecipeError
 from seqrl.data.dataset import DataConfig
-from seqrl.data.tokenizer import TokensConfig
+from seqrl.data.slots import TokensConfig
 from seqrl.rollout.evaluate import EvalConfig
-
-# Settings of a model that come from the data or from another part of the recipe (train.losses), never from model.*.
-_FROM_DATA = {"ports", "context_length", "losses"}
+from seqrl.train.check import check_model, check_sources, check_tokens
 
 
 class TrainConfig(Frozen):
@@ -105,71 +102,6 @@ class Recipe(Frozen):
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, allow_unicode=True)
 
 
-def settings_model(kind: str) -> type[Frozen]:
-    """A pydantic model of a model kind's settings, read from its source without importing it."""
-    known = {n: t for n, t in kinds.settings(kind).items() if n not in _FROM_DATA}
-    return create_model(f"{kind} settings", __base__=Frozen, kind=(str, kind), **known)
-
-
-def _check_model(raw: Any, where: dict[Path_, str], source: str) -> list[str]:
-    if not isinstance(raw, dict) or "kind" not in raw:
-        return [f"{where.get(('model',), source)}: model: name its kind, such as 'kind: policies.decision'"]
-    try:
-        settings_model(str(raw["kind"])).model_validate(raw)
-    except RecipeError as e:
-        return [f"{where.get(('model', 'kind'), source)}: model.kind: {e}"]
-    except ValidationError as e:
-        return explain(e, settings_model(str(raw["kind"])), where, source, ("model",))
-    return []
-
-
-def _check_sources(raw: Any, where: dict[Path_, str], source: str) -> list[str]:
-    wrong = []
-    for i, entry in enumerate(raw if isinstance(raw, list) else []):
-        place: Path_ = ("data", "sources", i)
-        line = where.get(place, source)
-        if not isinstance(entry, dict) or "kind" not in entry:
-            wrong.append(f"{line}: data.sources.{i}: name its kind ({', '.join(kinds.names('sources'))})")
-            continue
-        try:
-            config = kinds.load(str(entry["kind"]), "sources").Config
-            config.model_validate({k: v for k, v in entry.items() if k not in ("weight", "top")})
-        except RecipeError as e:
-            wrong.append(f"{where.get((*place, 'kind'), line)}: data.sources.{i}.kind: {e}")
-        except ValidationError as e:
-            wrong += explain(e, config, where, source, place)
-        for key, most in (("weight", None), ("top", 1)):
-            value = entry.get(key)
-            if value is not None and not (isinstance(value, int | float) and value > 0 and (most is None or value <= most)):
-                said = "a positive number" + (f" up to {most}" if most else "")
-                wrong.append(f"{where.get((*place, key), line)}: data.sources.{i}.{key}: {said} is wanted (got {value!r})")
-    return wrong
-
-
-def _check_tokens(raw: Any, where: dict[Path_, str], source: str) -> list[str]:
-    wrong = []
-    place: Path_ = ("tokens", "layout")
-    try:
-        layout = Layout.parse(str(raw.get("layout", TokensConfig().layout)))
-    except RecipeError as e:
-        return [f"{where.get(place, source)}: tokens.layout: {e}"]
-    slots = raw.get("slots") or {}
-    for name, entry in slots.items() if isinstance(slots, dict) else ():
-        at: Path_ = ("tokens", "slots", name)
-        line = where.get(at, source)
-        if name not in layout.names:
-            wrong.append(f"{line}: tokens.slots.{name}: the layout has no such slot{did_you_mean(name, layout.names)}")
-        if isinstance(entry, dict) and "kind" in entry:
-            try:
-                config = kinds.load(str(entry["kind"]), "tokens").Config
-                config.model_validate({k: v for k, v in entry.items() if k != "from"})
-            except RecipeError as e:
-                wrong.append(f"{where.get((*at, 'kind'), line)}: tokens.slots.{name}.kind: {e}")
-            except ValidationError as e:
-                wrong += explain(e, config, where, source, at)
-    return wrong
-
-
 def parse(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from its text; raises one RecipeError listing every mistake with file:line or the override."""
     raw, where = parse_yaml(text, source)
@@ -182,9 +114,9 @@ def parse(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as e:
         wrong += explain(e, Recipe, where, source)
-    wrong += _check_model(raw.get("model"), where, source) if "model" in raw else []
-    wrong += _check_sources((raw.get("data") or {}).get("sources"), where, source) if isinstance(raw.get("data"), dict) else []
-    wrong += _check_tokens(raw.get("tokens") or {}, where, source) if isinstance(raw.get("tokens", {}), dict) else []
+    wrong += check_model(raw.get("model"), where, source) if "model" in raw else []
+    wrong += check_sources((raw.get("data") or {}).get("sources"), where, source) if isinstance(raw.get("data"), dict) else []
+    wrong += check_tokens(raw.get("tokens") or {}, where, source) if isinstance(raw.get("tokens", {}), dict) else []
     if wrong:
         raise RecipeError("\n".join(dict.fromkeys(wrong)))
     return recipe
@@ -200,32 +132,3 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 def from_dict(raw: dict[str, Any]) -> Recipe:
     """A resolved recipe read back from a run or bundle."""
     return parse(yaml.safe_dump(raw, sort_keys=False), "recipe.yaml")
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of recipes, with every shipped kind's settings, for editors; kept in ``recipes/schema.json``."""
-    schema = Recipe.model_json_schema()
-    models = [f"{room}.{n}" for room in ("policies", "worlds", "encoders") for n in kinds.names(room)]
-    schema["properties"]["model"] = {"anyOf": [_inline(settings_model(k), k) for k in models]}
-    entries = []
-    for name in kinds.names("sources"):
-        one = _inline(kinds.load(name, "sources").Config, name)
-        one["properties"] |= {"weight": {"type": "number"}, "top": {"type": "number"}}
-        entries.append(one)
-    schema["$defs"]["DataConfig"]["properties"]["sources"]["items"] = {"anyOf": entries}
-    codecs = [_inline(kinds.load(n, "tokens").Config, n) for n in kinds.names("tokens")]
-    for one in codecs:
-        one["properties"]["from"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    schema["$defs"]["TokensConfig"]["properties"]["slots"]["additionalProperties"] = {"anyOf": codecs}
-    return schema
-
-
-def _inline(model: type[Frozen], kind: str) -> dict[str, Any]:
-    one = model.model_json_schema()
-    one["properties"]["kind"] = {"const": kind}
-    one["required"] = sorted({*one.get("required", []), "kind"})
-    return one
-
-
-if __name__ == "__main__":
-    (shelf.folder("recipes") / "schema.json").write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")

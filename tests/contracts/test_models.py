@@ -149,7 +149,9 @@ def test_cached_play_equals_exact_play(kind, shape):
     cache = model.init_cache(4, T)
     one = torch.ones(4, dtype=torch.int64)
     for t in range(T):
-        step = {n: v[:, t : t + 1] for n, v in batch.values.items()} | {"action": batch.values["action"][:, max(t - 1, 0), None]}
+        step = {n: v[:, t : t + 1] for n, v in batch.values.items()} | {
+            "action": batch.values["action"][:, max(t - 1, 0), None]
+        }
         got = model.act(StreamBatch(step, batch.time[:, t : t + 1], one), cache)["action"]
         exact = model.act(StreamBatch(batch.values, batch.time, one * (t + 1)))["action"]
         torch.testing.assert_close(got, exact, rtol=0, atol=1e-5)

@@ -3,7 +3,8 @@ import pytest
 
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.errors import RecipeError
-from seqrl.data.tokenizer import Tokenizer, TokensConfig
+from seqrl.data.slots import TokensConfig
+from seqrl.data.tokenizer import Tokenizer
 
 INF = float("inf")
 GOALS = EpisodeSpec(

@@ -47,7 +47,9 @@ def their_actions(model, batch, mask=None):
 
 def our_actions(model, batch):
     """The action of every step of a window, by asking for each in turn: ``[B, T, A]``."""
-    found = [model.act(StreamBatch(batch.values, batch.time, torch.full((len(batch.time),), n)))["action"] for n in range(1, T + 1)]
+    found = [
+        model.act(StreamBatch(batch.values, batch.time, torch.full((len(batch.time),), n)))["action"] for n in range(1, T + 1)
+    ]
     return torch.stack(found, 1)
 
 

@@ -160,7 +160,12 @@ def test_more_losses_bring_more_heads_and_read_in_front_of_their_slot(rows):
     close(terms["action"][0], every_action(alone, batch))
     # The first return of a row has nothing in front of it; every other slot has a token for each step.
     assert {n: v.shape[1] for n, (v, _) in terms.items()} == {"action": 6, "state": 6, "return": 5, "reward": 6}
-    assert {n: int(m.sum()) for n, (_, m) in terms.items()} == {"action": 18 * 3, "state": 18 * 5, "return": 13, "reward": 18 * 2}
+    assert {n: int(m.sum()) for n, (_, m) in terms.items()} == {
+        "action": 18 * 3,
+        "state": 18 * 5,
+        "return": 13,
+        "reward": 18 * 2,
+    }
     x = all_four._tokens(batch, all_four.fed, batch.time[..., None])
     y = all_four.trunk(x).unflatten(1, (6, 3))
     close(terms["return"][0], (all_four.heads["return"](y[:, :-1, 2]) - batch.values["return"][:, 1:]) ** 2)

@@ -5,6 +5,7 @@ import pytest
 from seqrl.core import shelf
 from seqrl.core.errors import RecipeError
 from seqrl.train import recipe as recipes
+from seqrl.train import schema
 
 SHELF = shelf.names("recipes")
 
@@ -25,7 +26,7 @@ def test_every_recipe_on_the_shelf_is_whole(name):
 
 def test_the_schema_on_the_shelf_is_the_codes():
     path = shelf.folder("recipes") / "schema.json"
-    assert json.loads(path.read_text()) == json.loads(json.dumps(recipes.json_schema())), "run: python -m seqrl.train.recipe"
+    assert json.loads(path.read_text()) == json.loads(json.dumps(schema.json_schema())), "run: python -m seqrl.train.schema"
 
 
 BAD = """
