@@ -1,0 +1,111 @@
+"""The whole road through the command line: train, look, play, go on; and the mistakes people make on it."""
+
+import json
+
+import pytest
+
+from seqrl.cli import app
+
+RECIPE = """
+name: tiny
+data: {sources: [{kind: minari, id: tests/cartpole-v0}]}
+tokens: {context: 4}
+model: {kind: policies.decision, width: 16, layers: 1, heads: 1}
+train: {steps: 4, batch: 4, save_every: 2, validate_windows: 8, device: cpu}
+evaluate: {episodes: 2, envs: 2, targets: [20, 100]}
+"""
+
+REPORT = {"targets", "env_steps_per_second", "mode", "seed", "env", "versions", "commit"}
+TARGET = {"target", "mean", "std", "iqm", "ci95", "normalized", "reference", "comparable", "episodes"}
+
+
+@pytest.fixture
+def seqrl(cartpole, tmp_path, monkeypatch, capsys):
+    """``seqrl("train", …)`` in a folder of its own: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+
+    def call(*words):
+        code = 0
+        try:
+            app.main([str(w) for w in words])
+        except SystemExit as e:
+            code = e.code or 0
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return call
+
+
+def test_train_look_play_and_go_on(seqrl, tmp_path):
+    code, out, err = seqrl("train", "tiny.yaml", "train.lr=1e-3", "--out", "r")
+    assert code == 0, err
+    assert "report  r/report.html" in out
+    left = {p.name for p in (tmp_path / "r").iterdir()}
+    assert {"recipe.yaml", "metrics.jsonl", "checkpoints", "eval.json", "clip.gif", "stream.html", "report.html"} <= left
+    assert "lr: 0.001" in (tmp_path / "r" / "recipe.yaml").read_text()
+
+    code, out, err = seqrl(
+        "eval", "r", "--episodes", 3, "--envs", 2, "--seed", 5, "--mode", "exact", "--json", "x.json", "--gif", "x.gif"
+    )
+    assert code == 0, err
+    report = json.loads((tmp_path / "x.json").read_text())
+    assert set(report) == REPORT
+    assert all(set(t) >= TARGET for t in report["targets"])
+    assert [(t["target"], t["episodes"]) for t in report["targets"]] == [(20, 3), (100, 3)]
+    assert (report["mode"], report["seed"], report["env"]) == ("exact", 5, "CartPole-v1")
+    assert (tmp_path / "x.gif").read_bytes()[:4] == b"GIF8"
+
+    code, out, err = seqrl("tokens", "show", "r", "--steps", 2)
+    assert code == 0, err
+    assert "[return]" in out
+    assert "action*" in out
+    code, out, err = seqrl("train", "--resume", "r")
+    assert code == 0, err
+
+
+def test_check_says_fine_or_everything_that_is_not(seqrl, tmp_path):
+    code, out, _ = seqrl("check", "tiny.yaml")
+    assert code == 0
+    assert "tiny: fine" in out
+    (tmp_path / "tiny.yaml").write_text(RECIPE.replace("width", "widht").replace("steps: 4", "stepz: 4"))
+    code, _, err = seqrl("check", "tiny.yaml")
+    assert code == 2
+    assert "tiny.yaml:5: model.widht: unknown key; did you mean 'width'?" in err
+    assert "tiny.yaml:6: train.stepz: unknown key; did you mean 'steps'?" in err
+
+
+MISTAKES = {
+    "an unknown dataset": (
+        ["train", "tiny.yaml", "data.sources.0.id=tests/cartpoel-v0", "--out", "r"],
+        "did you mean 'tests/cartpole-v0'",
+    ),
+    "an unknown recipe": (["train", "dt_cartpol"], "did you mean 'dt_cartpole'"),
+    "no recipe": (["train"], "name a recipe"),
+    "a recipe and --resume": (["train", "tiny.yaml", "--resume", "r"], "leave out tiny.yaml"),
+    "nothing to resume": (["train", "--resume", "nowhere"], "no run to go on with"),
+    "a wrong environment": (["train", "tiny.yaml", "evaluate.env=CartPool-v1", "--out", "r"], "did you mean 'CartPole-v1'"),
+    "another environment's shape": (
+        ["train", "tiny.yaml", "evaluate.env=MountainCar-v0", "--out", "r"],
+        "does not fit the data",
+    ),
+    "a layout that cannot act": (["train", "tiny.yaml", "tokens.layout=action return", "--out", "r"], "must end in 'action'"),
+    "no bundle": (["eval", "nowhere"], "no such folder"),
+    "targets that are no numbers": (["eval", "nowhere", "--targets", "a"], "numbers with commas"),
+    "a mode there is not": (["eval", "nowhere", "--mode", "fast"], "exact or cached"),
+    "a folder that is not there": (["eval", "nowhere", "--json", "no/where.json"], "there is no folder"),
+    "an episode too far": (["tokens", "show", "tiny.yaml", "--episode", "99"], "has episodes 0 to 23"),
+    "a step too far": (["tokens", "show", "tiny.yaml", "--start", "999"], "this episode has steps 0 to"),
+    "a device there is not": (["train", "tiny.yaml", "train.device=cuda:7", "--out", "r"], "not there on this machine"),
+    "a batch that does not divide": (["train", "tiny.yaml", "train.accumulate=3", "--out", "r"], "multiple of"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_message_and_leaves_nothing_behind(seqrl, tmp_path, mistake):
+    words, said = MISTAKES[mistake]
+    code, _, err = seqrl(*words)
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "r").exists()
