@@ -49,14 +49,17 @@ class Metrics:
         """One line; flushed, so that a killed run has said all it knew."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for sink in self._sinks:
+        for sink, _ in self._sinks:
             sink(step, values)
 
     def close(self) -> None:
+        """Closes the file and lets every tracker finish what it has not written yet."""
         self._file.close()
+        for _, finish in self._sinks:
+            finish()
 
 
-def _tensorboard(run: Path) -> Any:
+def _tensorboard(run: Path) -> tuple[Any, Any]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as e:
@@ -68,16 +71,16 @@ def _tensorboard(run: Path) -> Any:
             writer.add_scalar(name, value, step)
         writer.flush()
 
-    return sink
+    return sink, writer.close
 
 
-def _trackio(run: Path) -> Any:
+def _trackio(run: Path) -> tuple[Any, Any]:
     try:
         import trackio
     except ImportError as e:
         raise UserError('train.trackers: trackio is not installed; pip install "seqrl[trackers]"') from e
     trackio.init(project="seqrl", name=run.name, resume="allow", embed=False)
-    return lambda step, values: trackio.log(dict(values), step=step)
+    return lambda step, values: trackio.log(dict(values), step=step), trackio.finish
 
 
 _SINKS = {"tensorboard": _tensorboard, "trackio": _trackio}

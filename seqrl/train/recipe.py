@@ -54,8 +54,6 @@ class TrainConfig(Frozen):
     """Weights, windows and dropout follow from it."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``mps``."""
-    compile: bool = False
-    """torch.compile the model; pays on GPUs."""
     log_every: int = Field(50, ge=1)
     """Steps between lines of metrics."""
     validate_every: int = Field(1000, ge=1)

@@ -170,7 +170,22 @@ class _Run:
         self.clock = Clock()
 
     def go(self) -> Outcome:
+        try:
+            self._train()
+            if self.recipe.evaluate.at_end:
+                self._log(self.recipe.train.steps, self._play())
+                if self.engine.main and (last := checkpoint.last(self.out)):
+                    bundle.add_metrics(last / "bundle", {**self.latest, "report": self.report.to_json()})
+        finally:
+            if self.metrics:
+                self.metrics.close()
+        return Outcome(self.out, self.latest, self.report)
+
+    def _train(self) -> None:
+        """Every step that is left; raises Interrupted, with all saved, when asked to stop."""
         total, done = self.recipe.train.steps, self.first
+        if done == total:
+            return
         self.trainer.model.train()
         with politely() as stop, progress.bar("training", "step", quiet=not self.engine.main) as show:
             show(done, total)
@@ -184,13 +199,6 @@ class _Run:
                 self._save(done)
                 how = f"stopped at step {done:,} of {total:,}; everything is saved. Go on with: seqrl train --resume {self.out}"
                 raise Interrupted(how, stop.signal)
-        if self.recipe.evaluate.at_end:
-            self._log(done, self._play())
-            if self.engine.main and (last := checkpoint.last(self.out)):
-                bundle.add_metrics(last / "bundle", {**self.latest, "report": self.report.to_json()})
-        if self.metrics:
-            self.metrics.close()
-        return Outcome(self.out, self.latest, self.report)
 
     def _after(self, done: int, over: bool) -> None:
         """What is due after ``done`` steps, in the order in which one thing needs another."""

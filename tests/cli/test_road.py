@@ -1,6 +1,10 @@
 """The whole road through the command line: train, look, play, go on; and the mistakes people make on it."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -74,6 +78,26 @@ def test_check_says_fine_or_everything_that_is_not(seqrl, tmp_path):
     assert code == 2
     assert "tiny.yaml:5: model.widht: unknown key; did you mean 'width'?" in err
     assert "tiny.yaml:6: train.stepz: unknown key; did you mean 'steps'?" in err
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(seqrl, tmp_path):
+    words = [sys.executable, "-m", "seqrl", "train", "tiny.yaml", "train.steps=100000", "train.log_every=1", "--out", "r"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "everything is saved. Go on with: seqrl train --resume r" in err
+    assert "Traceback" not in err
+    reached = json.loads((tmp_path / "r/checkpoints/last/trainer/state.json").read_text())["step"]
+    text = (tmp_path / "r" / "recipe.yaml").read_text()
+    (tmp_path / "r" / "recipe.yaml").write_text(text.replace("steps: 100000", f"steps: {reached + 2}"))
+    # Fewer steps than were planned would be another run; say so rather than end it in silence.
+    code, _, err = seqrl("train", "--resume", "r")
+    assert code == 2
+    assert "train.steps: was 100000" in err
 
 
 MISTAKES = {

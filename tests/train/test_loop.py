@@ -48,6 +48,14 @@ def test_a_loss_that_is_no_number_stops_the_run(small, tmp_path):
         run.start(small("train.lr=1e30", "train.clip=null", "train.steps=40", "train.save_every=100"), tmp_path / "r")
 
 
+@pytest.mark.parametrize("tracker", ["tensorboard", "trackio"])
+def test_trackers_are_told_as_well(small, tmp_path, monkeypatch, tracker):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    run.start(small(f"train.trackers=[{tracker}]"), tmp_path / "r")
+    left = [p for p in tmp_path.rglob("*") if p.suffix == ".db" or "tfevents" in p.name]
+    assert left, [str(p) for p in tmp_path.rglob("*")]
+
+
 def test_learning_rate():
     c = TrainConfig(steps=110, lr=1.0, warmup=10, decay="linear", final_lr=0.1)
     assert learning_rate(c, 0) == pytest.approx(0.1)
