@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from seqrl.core import kinds
 from seqrl.core.contracts import Policy
-from seqrl.core.errors import BundleError
+from seqrl.core.errors import BundleError, RecipeError
 from seqrl.data.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -36,8 +39,6 @@ class Bundle:
 def save(folder: Path, model: Any, tokenizer: Tokenizer, recipe: str, metrics: Mapping[str, Any]) -> None:
     """Writes a complete bundle into ``folder`` (made if need be). The caller makes it atomic."""
     # transformers' own files, written by hand: its save_pretrained imports DeepSpeed (seconds) and draws a progress bar.
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
@@ -97,40 +98,44 @@ def load(name: str | Path, device: str = "cpu", trust: bool = False) -> Bundle:
     folder = find(name)
     metrics = _read(folder / "metrics.json", json.loads)
     if metrics.get("format", 0) > FORMAT:
-        raise BundleError(
-            f"{folder}: written by a newer seqrl (format {metrics['format']}, this one reads {FORMAT}); pip install -U seqrl"
-        )
+        newer = f"format {metrics['format']}, this one reads {FORMAT}"
+        raise BundleError(f"{folder}: written by a newer seqrl ({newer}); pip install -U seqrl")
     recipe = _read(folder / "recipe.yaml", yaml.safe_load)
-    tokenizer = Tokenizer.load(folder)
     try:
         kind = str(recipe["model"]["kind"])
     except (KeyError, TypeError) as e:
         raise BundleError(f"{folder / 'recipe.yaml'}: names no model.kind") from e
-    if kind.partition(".")[0] not in kinds.OFFERS and not trust:
+    if not trust and not kinds.is_own(kind):
         raise BundleError(
-            f"{folder}: asks for code of another package ({kind}); load it with trust=True if you trust that package"
+            f"{folder}: asks for code of another package ({kind}); load it with trust=True if you trust it"
         )
+    tokenizer = Tokenizer.load(folder, trust)
     return Bundle(load_model(folder, kind, device), tokenizer, recipe, metrics, folder)
 
 
 def load_model(folder: Path, kind: str, device: str = "cpu") -> Any:
-    """The model of a bundle, every weight accounted for; raises BundleError where one is missing or does not fit."""
-    module = kinds.load(kind)
-    weights = folder / "model.safetensors"
-    if not weights.is_file() and not (folder / "model.safetensors.index.json").is_file():
-        raise BundleError(f"{folder}: there is no model.safetensors in it, so it is no complete bundle")
-    from transformers.utils import logging
+    """The model of a bundle, every weight accounted for.
 
-    logging.disable_progress_bar()
+    Only the kind's own settings are taken from ``config.json`` and only ``model.safetensors`` is read. transformers'
+    ``from_pretrained`` would also follow what else a stranger may have put there: attention kernels by repository, adapters
+    with their base models, index files that name weights outside the folder.
+
+    Raises:
+        BundleError: a weight is missing, left over, of another shape, or the file is truncated.
+    """
+    module = kinds.load(kind)
+    raw = _read(folder / "config.json", json.loads)
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise BundleError(f"{folder}: there is no model.safetensors in it, so it is no complete bundle")
     try:
-        model, info = module.Model.from_pretrained(
-            folder, output_loading_info=True, local_files_only=True, use_safetensors=True
-        )
-    except Exception as e:  # transformers and safetensors raise many kinds for a broken file
-        raise BundleError(
-            f"{folder}: the model cannot be loaded, its files are truncated or do not belong together: {e}"
-        ) from e
-    lost = {k: sorted(info[k])[:3] for k in ("missing_keys", "mismatched_keys", "unexpected_keys") if info.get(k)}
-    if lost:
-        raise BundleError(f"{folder}: weights and config do not belong together: {lost}")
-    return model.to(device).eval()
+        config = module.Config(**{k: v for k, v in raw.items() if k in kinds.settings(kind)})
+        # Built without memory, then given the file's tensors: nothing is initialised only to be overwritten.
+        with torch.device("meta"):
+            model = module.Model(config)
+        model.load_state_dict(load_file(weights), strict=True, assign=True)
+    except (SafetensorError, OSError) as e:
+        raise BundleError(f"{weights}: truncated or no safetensors file ({e})") from e
+    except (RuntimeError, RecipeError, TypeError, ValueError, AttributeError) as e:
+        raise BundleError(f"{folder}: weights and config do not belong together: {e}") from e
+    return model.float().to(device).eval()

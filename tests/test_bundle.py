@@ -114,3 +114,31 @@ def test_names_that_lead_nowhere(tmp_path):
     (tmp_path / "recipe.yaml").write_text("name: x")
     with pytest.raises(BundleError, match="no complete checkpoint yet; go on with: seqrl train --resume"):
         bundle.find(tmp_path)
+
+
+def test_nothing_a_bundle_names_is_imported_followed_or_fetched(folder, tmp_path, monkeypatch):
+    """Every file of a bundle that could name code, weights elsewhere or somebody's repository."""
+    (tmp_path / "evil_kind.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    good = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    edit(folder / "tokenizer.json", lambda r: r["config"].update(slots={"state": {"kind": "evil_kind"}}))
+    with pytest.raises(BundleError, match="slot 'state' asks for code of another package"):
+        bundle.load(folder)
+    (folder / "tokenizer.json").write_bytes(good["tokenizer.json"])
+
+    recipe = yaml.safe_load(good["recipe.yaml"])
+    recipe["data"]["sources"] = [{"kind": "evil_kind"}]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    from seqrl.core.errors import RecipeError
+    from seqrl.train.view import stream_of
+
+    with pytest.raises(RecipeError, match="which a bundle may not"):
+        stream_of(folder)
+
+    # Of these, from_pretrained would follow every one; here they are not even looked at.
+    edit(folder / "config.json", lambda r: r.update(attn_implementation="stranger/kernel", quantization_config={"x": 1}))
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "stranger/model"}')
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "../outside/w.safetensors"}}')
+    assert bundle.load(folder).model is not None
+    assert not (tmp_path / "was_run").exists()

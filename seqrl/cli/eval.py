@@ -36,6 +36,8 @@ def evaluate_command(
     if mode not in (None, "exact", "cached"):
         raise UserError(f"--mode {mode}: exact or cached")
     for file in (json_file, gif):
+        if file is not None and file.is_dir():
+            raise UserError(f"{file} is a folder; name a file in it")
         if file is not None and not file.absolute().parent.is_dir():
             raise UserError(f"{file}: there is no folder {file.absolute().parent} to write it in")
     wanted: dict[str, Any] = {
@@ -56,19 +58,21 @@ def evaluate_command(
     with bar("evaluating", "episode") as show:
         report = evaluate(loaded.model, loaded.tokenizer, config, show)
     print_report(report)
+    # What took long is kept first; a picture that cannot be drawn must not cost it.
     if json_file is not None:
         json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    run = Path(bundle)
+    if (run / "recipe.yaml").is_file() and (run / "checkpoints").is_dir():
+        from seqrl.report.page import write_report
+        from seqrl.train.finish import keep_report
+
+        keep_report(run, report)
+        typer.echo(f"report  {write_report(run)}")
     if gif is not None:
         from seqrl.rollout.clip import record
 
         record(loaded.model, loaded.tokenizer, config, gif)
         typer.echo(f"clip    {gif}")
-    run = Path(bundle)
-    if (run / "recipe.yaml").is_file() and (run / "checkpoints").is_dir():
-        from seqrl.train.finish import finish, keep_report
-
-        keep_report(run, report)
-        typer.echo(f"report  {finish(run, config, clip=False)[0]}")
 
 
 def print_report(report: "Report") -> None:

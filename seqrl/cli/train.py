@@ -48,6 +48,8 @@ def show_outcome(outcome: "Outcome") -> None:
     from seqrl.cli.eval import print_report
     from seqrl.train.finish import finish
 
+    if not outcome.main:
+        return
     if outcome.report:
         print_report(outcome.report)
     page, missing = finish(outcome.run)

@@ -76,13 +76,6 @@ class EpisodeSpec:
     references: tuple[float, float] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def modality(self, name: str) -> Modality:
-        """The observation or action called ``name``; raises DataError listing the names there are."""
-        both = {**self.obs, **self.act}
-        if name not in both:
-            raise DataError(f"{self.id}: there is no '{name}'; it has {', '.join(both)}")
-        return both[name]
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; ``from_json`` is its inverse."""
         named = {k: {n: m.to_json() for n, m in getattr(self, k).items()} for k in ("obs", "act")}
@@ -145,12 +138,3 @@ class Episode:
     def total(self) -> float:
         """The undiscounted return: the sum of the rewards, in float64."""
         return float(np.sum(self.rew, dtype=np.float64))
-
-
-@dataclass(frozen=True)
-class Window:
-    """An address, not data: steps ``start`` to ``stop`` (exclusive) of an episode."""
-
-    episode: int
-    start: int
-    stop: int

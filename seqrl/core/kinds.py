@@ -24,6 +24,12 @@ def names(room: str) -> list[str]:
     return sorted(p.stem for p in (HOUSE / room).glob("*.py") if not p.stem.startswith("_"))
 
 
+def is_own(kind: str, room: str | None = None) -> bool:
+    """Whether a kind is a file of this house (and not another package's module)."""
+    here, _, leaf = (kind if "." in kind or room is None else f"{room}.{kind}").partition(".")
+    return here in OFFERS and leaf in names(here)
+
+
 def _full_name(kind: str, room: str | None) -> str:
     """The module name behind a kind; raises RecipeError naming the closest kind."""
     dotted = kind if "." in kind or room is None else f"{room}.{kind}"
@@ -51,9 +57,13 @@ def load(kind: str, room: str | None = None) -> ModuleType:
         room: the room a bare name is looked up in.
 
     Raises:
-        RecipeError: there is no such kind.
+        RecipeError: there is no such kind, or the module does not offer what the room's kinds do.
     """
-    return importlib.import_module(_full_name(kind, room))
+    module = importlib.import_module(_full_name(kind, room))
+    wanted = ("Config", OFFERS[room]) if room in OFFERS else ()
+    if missing := [name for name in wanted if not hasattr(module, name)]:
+        raise RecipeError(f"kind '{kind}': its module offers no {' and no '.join(missing)}, so it is none of the {room}")
+    return module
 
 
 @lru_cache

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from seqrl.core import kinds
 from seqrl.core.contracts import Ports
 from seqrl.core.episode import Episode, EpisodeSpec
-from seqrl.core.errors import BundleError
+from seqrl.core.errors import BundleError, RecipeError
 from seqrl.core.layout import Layout
 from seqrl.core.stream import Stream
 from seqrl.data.slots import SlotCodec, TokensConfig, build_slots
@@ -139,19 +140,29 @@ class Tokenizer:
         }
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any], source: str = "tokenizer.json") -> "Tokenizer":
-        """Inverse of ``to_json``; raises BundleError where it was written by a newer seqrl or is incomplete."""
+    def from_json(cls, raw: Mapping[str, Any], source: str = "tokenizer.json", trust: bool = False) -> "Tokenizer":
+        """Inverse of ``to_json``.
+
+        Raises:
+            BundleError: it was written by a newer seqrl, is incomplete, or names a codec that is not this house's and
+                ``trust`` is false: nothing a stranger's file names is imported.
+        """
         if raw.get("version", 0) > VERSION:
             raise BundleError(
                 f"{source}: written by a newer seqrl (format {raw['version']}, this one reads {VERSION}); pip install -U seqrl"
             )
         try:
+            for name, slot in raw["config"]["slots"].items():
+                if "kind" in slot and not trust and not kinds.is_own(str(slot["kind"]), "tokens"):
+                    raise BundleError(
+                        f"{source}: slot '{name}' asks for code of another package ({slot['kind']}); load it with trust=True"
+                    )
             made = cls(TokensConfig(**raw["config"]), EpisodeSpec.from_json(raw["spec"]))
             for name, slot in made.slots.items():
                 slot.codec.load_state(raw["state"][name])
             made.returns, made.max_step = dict(raw["returns"]), int(raw["max_step"])
             made.discount, made.delayed = float(raw["discount"]), bool(raw["delayed"])
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as e:
             raise BundleError(f"{source}: this is no seqrl tokenizer ({type(e).__name__}: {e})") from e
         return made
 
@@ -159,7 +170,8 @@ class Tokenizer:
         (folder / "tokenizer.json").write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> "Tokenizer":
+    def load(cls, folder: Path, trust: bool = False) -> "Tokenizer":
+        """Reads ``tokenizer.json``; raises BundleError as ``from_json``, or where the file is missing or no JSON."""
         path = folder / "tokenizer.json"
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
@@ -167,4 +179,4 @@ class Tokenizer:
             raise BundleError(f"{folder}: there is no tokenizer.json in it, so it is no seqrl bundle") from e
         except (OSError, ValueError) as e:
             raise BundleError(f"{path}: cannot be read: {e}") from e
-        return cls.from_json(raw, str(path))
+        return cls.from_json(raw, str(path), trust)

@@ -18,6 +18,23 @@ from seqrl.data.slots import TokensConfig
 _FROM_DATA = {"ports", "context_length", "losses"}
 
 
+def strange_kinds(raw: dict[str, Any]) -> list[str]:
+    """The kinds in an unchecked recipe that are not files of this house; to import them is to run another package's code."""
+
+    def entries(*path: str) -> Any:
+        spot: Any = raw
+        for key in path:
+            spot = spot.get(key) if isinstance(spot, dict) else None
+        return spot
+
+    slots, sources = entries("tokens", "slots"), entries("data", "sources")
+    named = [(entries("model"), None)]
+    named += [(s, "tokens") for s in (slots.values() if isinstance(slots, dict) else ())]
+    named += [(s, "sources") for s in (sources if isinstance(sources, list) else ())]
+    kinds_named = [(str(e["kind"]), room) for e, room in named if isinstance(e, dict) and "kind" in e]
+    return [kind for kind, room in kinds_named if not kinds.is_own(kind, room)]
+
+
 def settings_model(kind: str) -> type[Frozen]:
     """A pydantic model of a model kind's settings, read from its source without importing it."""
     known = {n: t for n, t in kinds.settings(kind).items() if n not in _FROM_DATA}

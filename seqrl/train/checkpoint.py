@@ -65,6 +65,9 @@ def save(run: Path, state: TrainerState, write_bundle: Callable[[Path], None], k
     home = run / "checkpoints"
     home.mkdir(parents=True, exist_ok=True)
     part, whole = home / f".part-{name_of(state.step)}", home / name_of(state.step)
+    if (whole / "trainer" / "state.json").is_file():
+        # A run stopped right after a regular save: the state is a function of the step, so this is it already.
+        return whole
     shutil.rmtree(part, ignore_errors=True)
     try:
         write_bundle(part / "bundle")
@@ -72,12 +75,8 @@ def save(run: Path, state: TrainerState, write_bundle: Callable[[Path], None], k
         save_file({k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}, part / "trainer" / "state.safetensors")
         (part / "trainer" / "state.json").write_text(json.dumps({"step": state.step, **state.facts}), encoding="utf-8")
         _flush_tree(part)
-        if whole.exists():
-            # The same step again (a run stopped and resumed on the spot): set aside, not deleted, until the new one stands.
-            os.rename(whole, home / f".part-old-{whole.name}")
         os.rename(part, whole)
         point(home, whole.name)
-        shutil.rmtree(home / f".part-old-{whole.name}", ignore_errors=True)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(part, ignore_errors=True)
         if getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e):

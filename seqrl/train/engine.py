@@ -15,10 +15,10 @@ from seqrl.core.errors import RecipeError
 
 def choose_device(name: str) -> str:
     """``auto`` to the best device there is; raises RecipeError where the named one is missing."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(d for d in ("cuda", "mps", "cpu") if there[d])
-    if not there.get(name.partition(":")[0], False):
+        return next(d for d in there if there[d])
+    if not there[name]:
         raise RecipeError(
             f"train.device: '{name}' is not there on this machine; use auto or one of {[d for d in there if there[d]]}"
         )
@@ -50,6 +50,10 @@ class Engine:
         """Makes what follows a function of (seed, step, piece, rank) alone."""
         mixed = (((self.seed * 1_000_003 + step) * 1_009 + piece) * 4_099 + self.rank) % (1 << 63)
         torch.manual_seed(mixed)
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self.accelerator.wait_for_everyone()
 
     def total(self, x: torch.Tensor) -> torch.Tensor:
         """Sum over processes."""

@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 
 from seqrl import bundle
-from seqrl.core.errors import EnvError, UserError
+from seqrl.core.errors import UserError
 from seqrl.report.page import write_report
 from seqrl.report.stream import to_html
 from seqrl.rollout.clip import record
-from seqrl.rollout.evaluate import EvalConfig, Report, config_for
+from seqrl.rollout.evaluate import Report, config_for
 from seqrl.train.view import stream_of
 
 
@@ -26,27 +26,26 @@ def keep_report(run: Path, report: Report) -> None:
     write_whole(run / "eval.json", json.dumps({**report.to_json(), **more}, indent=1) + "\n")
 
 
-def finish(run: Path, config: EvalConfig | None = None, clip: bool = True) -> tuple[Path, list[str]]:
-    """Draws everything there is to draw of a run with a checkpoint.
+def finish(run: Path) -> tuple[Path, list[str]]:
+    """Draws everything there is to draw of a run that was trained here.
 
     Args:
-        run: the run folder.
-        config: how the clip is played; None takes the recipe's.
-        clip: record one, where the environment can be drawn here.
+        run: the run folder, with a checkpoint.
 
     Returns:
         the page, and what could not be drawn, in words.
     """
     missing = []
-    if clip and (run / "eval.json").is_file():
+    if (run / "eval.json").is_file():
         try:
             loaded = bundle.load(run)
-            record(loaded.model, loaded.tokenizer, config or config_for(loaded.recipe, {}), run / "clip.gif")
-        except EnvError as e:
+            record(loaded.model, loaded.tokenizer, config_for(loaded.recipe, {}), run / "clip.gif")
+        except UserError as e:
             missing.append(f"no clip: {e}")
-    try:
-        stream, _ = stream_of(run)
-        write_whole(run / "stream.html", to_html(stream))
-    except UserError as e:
-        missing.append(f"no drawing of the stream: {e}")
+    if not (run / "stream.html").is_file():
+        try:
+            stream, _ = stream_of(run)
+            write_whole(run / "stream.html", to_html(stream))
+        except UserError as e:
+            missing.append(f"no drawing of the stream: {e}")
     return write_report(run), missing

@@ -41,6 +41,10 @@ class Tally:
             if key.startswith("tally/"):
                 self._sums[key.removeprefix("tally/")] = [both[0].float().to(device), both[1].long().to(device)]
 
+    def finite(self) -> bool:
+        """Whether every sum so far is a number; reads from the device."""
+        return all(bool(t.isfinite()) for t, _ in self._sums.values())
+
     def means(self, engine: Engine, weights: Mapping[str, float], prefix: str = "") -> dict[str, float]:
         """``loss`` (weighted) and ``loss/<name>``; one read from the device for all."""
         names = list(self._sums)
@@ -108,13 +112,17 @@ class Trainer:
         return {n: self.engine.total(c) for n, c in self.bare.counts(batch).items()}
 
     def measured(self) -> dict[str, float]:
-        """Losses since the last call, learning rate aside; stops the run where they are no numbers any more."""
+        """Losses since the last call, and the last gradient's norm."""
+        self.check()
         means = self.tally.means(self.engine, self.config.losses)
-        if means["loss"] != means["loss"]:
+        return means | ({"grad_norm": float(self._norm)} if self._norm is not None else {})
+
+    def check(self) -> None:
+        """Stops the run where the losses are no numbers any more, so that no such weights are ever saved."""
+        if not self.tally.finite():
             raise UserError(
                 "the loss became NaN; lower train.lr, set train.clip, or train in fp32; the last checkpoint is from before"
             )
-        return means | ({"grad_norm": float(self._norm)} if self._norm is not None else {})
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ back is frozen and is what is written, whole, into every run and bundle.
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
@@ -18,7 +18,7 @@ from seqrl.core.errors import RecipeError
 from seqrl.data.dataset import DataConfig
 from seqrl.data.slots import TokensConfig
 from seqrl.rollout.evaluate import EvalConfig
-from seqrl.train.check import check_model, check_sources, check_tokens
+from seqrl.train.check import check_model, check_sources, check_tokens, strange_kinds
 
 
 class TrainConfig(Frozen):
@@ -34,7 +34,7 @@ class TrainConfig(Frozen):
     """Peak learning rate."""
     weight_decay: float = Field(1e-4, ge=0)
     """AdamW's decoupled weight decay; biases, norms and embeddings are not decayed."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's averages."""
     clip: float | None = Field(0.25, gt=0)
     """Largest norm of the gradient; null does not clip."""
@@ -48,12 +48,12 @@ class TrainConfig(Frozen):
     """Arithmetic of forward and backward; weights and optimiser stay in fp32."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the moving average of the weights, which is then what is evaluated and published."""
-    losses: dict[str, float] = {"action": 1.0}
+    losses: dict[str, Annotated[float, Field(gt=0)]] = {"action": 1.0}
     """Weight of each named loss; the names must be those the model answers."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     """Weights, windows and dropout follow from it."""
-    device: str = "auto"
-    """``auto``, ``cpu``, ``cuda`` or ``mps``."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; one of several GPUs is chosen with CUDA_VISIBLE_DEVICES."""
     log_every: int = Field(50, ge=1)
     """Steps between lines of metrics."""
     validate_every: int = Field(1000, ge=1)
@@ -100,11 +100,22 @@ class Recipe(Frozen):
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, allow_unicode=True)
 
 
-def parse(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from its text; raises one RecipeError listing every mistake with file:line or the override."""
+def parse(text: str, source: str, overrides: Sequence[str] = (), trust: bool = True) -> Recipe:
+    """A recipe from its text.
+
+    Args:
+        text, source: YAML, and what to call it in messages.
+        overrides: ``key=value`` each.
+        trust: whether kinds of other packages may be imported; false for a recipe out of somebody's bundle.
+
+    Raises:
+        RecipeError: every mistake at once, with file:line or the override; or kinds that may not be imported.
+    """
     raw, where = parse_yaml(text, source)
     if not isinstance(raw, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of name, data, tokens, model, train and evaluate")
+    if not trust and (strange := strange_kinds(raw)):
+        raise RecipeError(f"{source}: asks for code of other packages ({', '.join(strange)}), which a bundle may not")
     raw = apply_overrides(raw, overrides, where)
     wrong: list[str] = []
     recipe = None
@@ -125,8 +136,3 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     path = shelf.find("recipes", name)
     label = path.name if path.parent == shelf.folder("recipes") else str(path)
     return parse(read_text(path), label, overrides)
-
-
-def from_dict(raw: dict[str, Any]) -> Recipe:
-    """A resolved recipe read back from a run or bundle."""
-    return parse(yaml.safe_dump(raw, sort_keys=False), "recipe.yaml")

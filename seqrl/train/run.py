@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from seqrl import bundle
 from seqrl.core import kinds
@@ -48,10 +47,14 @@ class Outcome:
     run: Path
     metrics: dict[str, float]
     report: Report | None
+    main: bool = True
+    """Whether this process is the one that speaks and writes, of all that trained together."""
 
 
 def start(recipe: Recipe, out: Path) -> Outcome:
     """Trains a recipe in a new folder; raises UserError where the folder already holds a run."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out names the folder of the run")
     if (out / "recipe.yaml").exists():
         raise UserError(f"{out} already holds a run; go on with it: seqrl train --resume {out}, or choose another --out")
     return _go(recipe, out, None)
@@ -69,7 +72,8 @@ def resume(out: Path) -> Outcome:
     recipe = parse(path.read_text(encoding="utf-8"), str(path))
     last = checkpoint.last(out)
     if last is not None:
-        _same_run(recipe, yaml.safe_load((last / "bundle" / "recipe.yaml").read_text(encoding="utf-8")), path)
+        before = last / "bundle" / "recipe.yaml"
+        _same_run(recipe, parse(before.read_text(encoding="utf-8"), str(before)), path)
     return _go(recipe, out, last)
 
 
@@ -79,8 +83,9 @@ def _flat(raw: Any, at: str = "") -> dict[str, Any]:
     return {at: raw}
 
 
-def _same_run(recipe: Recipe, before: dict[str, Any], path: Path) -> None:
-    old, new = _flat(before), _flat(yaml.safe_load(recipe.dump()))
+def _same_run(recipe: Recipe, before: Recipe, path: Path) -> None:
+    # Both parsed by this seqrl, so that a setting that came to be since then has its default on both sides.
+    old, new = (_flat(r.model_dump(mode="json")) for r in (before, recipe))
     changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and k not in _FREE and not k.startswith("evaluate.")]
     if recipe.train.decay == "none" and new["train.steps"] > old["train.steps"]:
         changed = [k for k in changed if k != "train.steps"]
@@ -121,7 +126,7 @@ def preflight(recipe: Recipe, tokenizer: Tokenizer) -> None:
 def _go(recipe: Recipe, out: Path, last: Path | None) -> Outcome:
     config = recipe.train
     engine = Engine(config.device, config.precision, config.seed)
-    with progress.bar("converting", "step", quiet=not engine.main) as report:
+    with progress.bar("converting", "episode", quiet=not engine.main) as report:
         dataset = open_dataset(recipe.data, report)
     state = checkpoint.load(last) if last else None
     if state and state.facts["data"] != dataset.fingerprints():
@@ -150,7 +155,9 @@ def _restore(trainer: Trainer, state: checkpoint.TrainerState, last: Path) -> No
     raw = {k.removeprefix("model/"): v for k, v in state.tensors.items() if k.startswith("model/")}
     trainer.bare.load_state_dict(raw)
     checkpoint.unpack_optimizer(trainer.optimizer.optimizer, trainer.bare, state.tensors)
-    trainer.tally.restore(state.tensors, trainer.engine.device)
+    if trainer.engine.main:
+        # The sums of all processes are added up when they are told, so only one may bring the old ones back.
+        trainer.tally.restore(state.tensors, trainer.engine.device)
     if trainer.average:
         for name, weight in trainer.average.weights.items():
             weight.copy_(state.tensors[f"average/{name}"])
@@ -179,7 +186,7 @@ class _Run:
         finally:
             if self.metrics:
                 self.metrics.close()
-        return Outcome(self.out, self.latest, self.report)
+        return Outcome(self.out, self.latest, self.report, self.engine.main)
 
     def _train(self) -> None:
         """Every step that is left; raises Interrupted, with all saved, when asked to stop."""
@@ -219,9 +226,12 @@ class _Run:
             self.metrics.write(step, values)
 
     def _play(self) -> dict[str, float]:
-        """Evaluates in the environment with the weights that would be published."""
-        if not self.engine.main:
-            return {}
+        """Evaluates in the environment with the weights that would be published; the other processes wait."""
+        played = self._evaluate() if self.engine.main else {}
+        self.engine.wait()
+        return played
+
+    def _evaluate(self) -> dict[str, float]:
         with self.trainer.published() as model:
             model.eval()
             with progress.bar("evaluating", "episode") as show:
@@ -237,8 +247,12 @@ class _Run:
         return flat
 
     def _save(self, step: int) -> None:
-        if not self.engine.main:
-            return
+        self.trainer.check()
+        if self.engine.main:
+            self._write(step)
+        self.engine.wait()
+
+    def _write(self, step: int) -> None:
         trainer, bare = self.trainer, self.trainer.bare
         tensors = {f"model/{n}": t.clone() for n, t in bare.state_dict().items()}
         tensors |= checkpoint.pack_optimizer(trainer.optimizer.optimizer, bare) | trainer.tally.tensors()

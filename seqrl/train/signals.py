@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM, politely: the loop finishes its step, saves, and says how to go on. A second one does not wait."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ def politely() -> Iterator[Stop]:
 
     def ask(number: int, frame: object) -> None:
         stop.signal = number
+        print("seqrl: stopping after this step, then saving (once more stops at once)", file=sys.stderr, flush=True)
         # From now on the signal does what it always did, so an impatient second one ends the process.
         signal.signal(number, before[number] if number == signal.SIGINT else signal.SIG_DFL)
 

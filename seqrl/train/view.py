@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from seqrl import bundle
+from seqrl.core.config import read_text
 from seqrl.core.errors import DataError
 from seqrl.core.stream import Stream
 from seqrl.data.dataset import open_dataset
@@ -27,7 +28,11 @@ def stream_of(name: str | Path, episode: int = 0) -> tuple[Stream, str]:
         DataError: there is no such episode.
     """
     folder = bundle.find(name) if Path(name).is_dir() else None
-    recipe = recipes.load(str(folder / "recipe.yaml" if folder else name))
+    if folder:
+        # Somebody else's, perhaps: nothing it names is imported.
+        recipe = recipes.parse(read_text(folder / "recipe.yaml"), str(folder / "recipe.yaml"), trust=False)
+    else:
+        recipe = recipes.load(str(name))
     dataset = open_dataset(recipe.data)
     tokenizer = Tokenizer.load(folder) if folder else Tokenizer(recipe.tokens, dataset.spec)
     if not folder:

@@ -121,7 +121,12 @@ MISTAKES = {
     "a folder that is not there": (["eval", "nowhere", "--json", "no/where.json"], "there is no folder"),
     "an episode too far": (["tokens", "show", "tiny.yaml", "--episode", "99"], "has episodes 0 to 23"),
     "a step too far": (["tokens", "show", "tiny.yaml", "--start", "999"], "this episode has steps 0 to"),
-    "a device there is not": (["train", "tiny.yaml", "train.device=cuda:7", "--out", "r"], "not there on this machine"),
+    "a device there is not": (["train", "tiny.yaml", "train.device=cuda:7", "--out", "r"], "'auto', 'cpu', 'cuda' or 'mps'"),
+    "a seed below zero": (["train", "tiny.yaml", "train.seed=-1", "--out", "r"], "train.seed"),
+    "betas that are none": (["train", "tiny.yaml", "train.betas=[2,3]", "--out", "r"], "train.betas.0"),
+    "a module that is no source": (["check", "tiny.yaml", "data.sources.0.kind=json.tool"], "offers no Config"),
+    "a file for a folder": (["train", "tiny.yaml", "--out", "tiny.yaml"], "is a file"),
+    "a folder for a file": (["eval", "nowhere", "--json", "."], "is a folder"),
     "a batch that does not divide": (["train", "tiny.yaml", "train.accumulate=3", "--out", "r"], "multiple of"),
 }
 
