@@ -106,11 +106,9 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-    extras = [
-        word
-        for flag, word in (("avx512f", "AVX512"), ("avx512_bf16", "bf16"), ("amx_bf16", "AMX"))
-        if flag in facts.get("flags", "")
-    ]
+    flags = facts.get("flags", "").split()
+    known = {"avx512f": "AVX512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX"}
+    extras = [word for flag, word in known.items() if flag in flags]
     return facts.get("model name", "unknown") + (f" with {', '.join(extras)}" if extras else "")
 
 

@@ -106,9 +106,7 @@ def load(name: str | Path, device: str = "cpu", trust: bool = False) -> Bundle:
     except (KeyError, TypeError) as e:
         raise BundleError(f"{folder / 'recipe.yaml'}: names no model.kind") from e
     if not trust and not kinds.is_own(kind):
-        raise BundleError(
-            f"{folder}: asks for code of another package ({kind}); load it with trust=True if you trust it"
-        )
+        raise BundleError(f"{folder}: asks for code of another package ({kind}); load it with trust=True if you trust it")
     tokenizer = Tokenizer.load(folder, trust)
     return Bundle(load_model(folder, kind, device), tokenizer, recipe, metrics, folder)
 

@@ -8,7 +8,7 @@ import typer
 from seqrl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from seqrl.train.run import Outcome
+    from seqrl.train.clockwork import Outcome
 
 Words = Annotated[
     list[str] | None, typer.Argument(help="RECIPE, then any number of key=value overrides", metavar="RECIPE [key=value ...]")

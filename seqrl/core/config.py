@@ -45,14 +45,23 @@ _Loader.add_implicit_resolver(
 )
 
 
+_MOST = 100_000
+"""Values of one recipe; real ones have a few hundred."""
+
+
 def _build(node: yaml.Node, where: dict[Path_, str], source: str, path: Path_ = ()) -> Any:
     """Turns a YAML node into plain values while noting ``source:line`` for every path."""
     where[path] = f"{source}:{node.start_mark.line + 1}"
+    # An alias is built wherever it stands, so a few lines of aliases of aliases would fill any memory.
+    if len(where) > _MOST:
+        raise RecipeError(f"{where[path]}: more than {_MOST:,} values, counting those that aliases (*) repeat")
     if isinstance(node, yaml.MappingNode):
         out: dict[str, Any] = {}
         for key, value in node.value:
-            name = str(key.value)
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"{source}:{line}: a key must be a word, not a list or a mapping")
+            name = str(key.value)
             if name in out:
                 raise RecipeError(f"{source}:{line}: '{name}' stands there twice")
             out[name] = _build(value, where, source, (*path, name))

@@ -44,6 +44,8 @@ class Source(Protocol):
 class Codec(Protocol):
     """A value and its codes. Numpy in, numpy out; built from its pydantic ``Config`` and the modality it serves.
 
+    A codec of texts or pictures says so by an attribute ``reads``, the kinds of modality it takes; all others get numbers.
+
     A continuous codec (``continuous`` true) gives ``[..., width]`` float32 numbers and has ``vocab`` 0; a discrete one gives
     ``[..., width]`` int64 codes in ``[0, vocab)``.
     """
@@ -132,7 +134,10 @@ class Policy(Model, Protocol):
     """
 
     def init_cache(self, rows: int, steps: int) -> Any:
-        """Room for ``rows`` environments with a window of ``steps`` steps; every leaf is batch first."""
+        """Room for ``rows`` environments with a window of ``steps`` steps; every leaf is batch first.
+
+        A cache has ``reset(rows)``, ``index(rows)`` and ``steps``; one that never fills says so by ``fills = False``.
+        """
         ...
 
     def refill(self, batch: StreamBatch, cache: Any, rows: "torch.Tensor") -> None:

@@ -1,19 +1,23 @@
 """Which episodes a run trains on: several stores joined, the best share kept, some held out for validation.
 
+Weights are settled last, over the episodes that are left to train on: a source's weight is its share of the windows, however
+long it is and whatever ``top`` and the held-out split took of it.
+
 Nothing is copied here: an episode is its store, its first row and its length, in flat arrays. Rows are counted through all
 stores, so one number names a row of the whole.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from seqrl.core import kinds
 from seqrl.core.config import Frozen, validate
 from seqrl.core.contracts import Source
+from seqrl.core.episode import EpisodeSpec, Modality
 from seqrl.core.errors import DataError, RecipeError
 from seqrl.data.store import Progress, Store, prepare
 
@@ -33,6 +37,12 @@ class DataConfig(Frozen):
     """Discount of the returns-to-go; the papers use 1."""
     delayed: bool = False
     """Give the whole return at the last step of the episode (Chen et al. 2021, section 5.7)."""
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> "DataConfig":
+        if self.delayed and self.discount < 1:
+            raise ValueError("delayed: the return then comes whole at the end; a discount would change what is asked for")
+        return self
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,43 @@ def best_share(total: np.ndarray, length: np.ndarray, share: float) -> np.ndarra
     return keep
 
 
+def _bounds(m: Modality) -> np.ndarray:
+    """``(2, size)``: low and high, infinite where the space is open."""
+    ends = ((m.low, -np.inf), (m.high, np.inf))
+    return np.array([end if end is not None else (far,) * m.size for end, far in ends], np.float64)
+
+
+def _clash(ours: Modality, theirs: Modality, acted: bool) -> str | None:
+    """In what two fields of one name differ so that their values would not mean the same; None where they do not."""
+    for what in ("kind", "shape", "n"):
+        if getattr(ours, what) != getattr(theirs, what):
+            return what
+    if ours.n and (ours.start or (0,) * len(ours.n)) != (theirs.start or (0,) * len(theirs.n)):
+        return "start"
+    if acted:
+        # What bounds mean is decided once, by the first dataset: actions of the others would be stretched by them.
+        floats = all(m.dtype.startswith("float") for m in (ours, theirs))
+        if ours.dtype != theirs.dtype and not floats:
+            return "dtype"
+        # A bound of 0.4 is another number in float32 than in float64.
+        if not ours.n and not np.allclose(_bounds(ours), _bounds(theirs), rtol=1e-6, atol=0):
+            return "bounds"
+    return None
+
+
+def _check_same(first: EpisodeSpec, other: EpisodeSpec) -> None:
+    """Raises DataError where two datasets cannot be one, naming the field and what differs."""
+    for what, acted in (("obs", False), ("act", True)):
+        ours, theirs = getattr(first, what), getattr(other, what)
+        odd = sorted(set(ours) ^ set(theirs))
+        if odd:
+            raise DataError(f"{first.id} and {other.id} cannot be one dataset: only one of them has {what}.{odd[0]}")
+        for name in ours:
+            wrong = _clash(ours[name], theirs[name], acted)
+            if wrong:
+                raise DataError(f"{first.id} and {other.id} cannot be one dataset: {what}.{name} differs in {wrong}")
+
+
 class Dataset:
     """The stores of a run and its training and held-out episodes."""
 
@@ -75,14 +122,7 @@ class Dataset:
         """Raises DataError where stores do not share their spaces or nothing is left to train on."""
         self.stores, self.config, self.spec = list(stores), config, stores[0].spec
         for store in stores[1:]:
-            for what in ("obs", "act"):
-                ours, theirs = getattr(self.spec, what), getattr(store.spec, what)
-                if {n: (m.kind, m.shape, m.n) for n, m in ours.items()} != {
-                    n: (m.kind, m.shape, m.n) for n, m in theirs.items()
-                }:
-                    raise DataError(
-                        f"{self.spec.id} and {store.spec.id} differ in their {what} spaces, so they cannot be one dataset"
-                    )
+            _check_same(self.spec, store.spec)
         self.first_row = np.concatenate([[0], np.cumsum([s.rows for s in stores])])
         parts = []
         for i, (store, raw) in enumerate(zip(stores, config.sources, strict=True)):
@@ -91,18 +131,7 @@ class Dataset:
             part = Episodes(here, e.row + self.first_row[i], e.length, e.total, np.ones(len(e.row)), np.arange(len(e.row)))
             if raw.get("top"):
                 part = part.pick(best_share(part.total, part.length, raw["top"]))
-            if raw.get("weight"):
-                part = Episodes(
-                    part.store,
-                    part.row,
-                    part.length,
-                    part.total,
-                    np.full(len(part), raw["weight"] / part.length.sum()),
-                    part.index,
-                )
             parts.append(part)
-        if any(raw.get("weight") for raw in config.sources) and not all(raw.get("weight") for raw in config.sources):
-            raise RecipeError("data.sources: give every source a weight, or none")
         every = Episodes(*(np.concatenate([getattr(p, f) for p in parts]) for f in Episodes.__dataclass_fields__))
         every = every.pick(every.length > 0)
         if config.top:
@@ -113,6 +142,31 @@ class Dataset:
         order = np.random.Generator(np.random.PCG64(0)).permutation(len(every))
         aside = min(int(np.ceil(config.held_out * len(every))) if config.held_out else 0, len(every) - 1)
         self.train, self.held_out = every.pick(np.sort(order[aside:])), every.pick(np.sort(order[:aside]))
+        weights = self._weights()
+        if weights is not None:
+            self._check_present(weights)
+            self.train, self.held_out = (_weighed(part, weights) for part in (self.train, self.held_out))
+
+    def _weights(self) -> np.ndarray | None:
+        """``(stores,)`` what each source's share is relative to; None where the recipe gives none."""
+        given = [raw.get("weight") for raw in self.config.sources]
+        if all(w is None for w in given):
+            return None
+        if any(w is None for w in given):
+            raise RecipeError("data.sources: give every source a weight, or none")
+        for i, w in enumerate(given):
+            if not isinstance(w, int | float) or not 0 < w < np.inf:
+                raise RecipeError(f"data.sources.{i}.weight: a number above 0 (got {w!r}); leave a source out to not use it")
+        return np.array(given, np.float64)
+
+    def _check_present(self, weights: np.ndarray) -> None:
+        # A share of the windows that nothing can fill would silently go to the others.
+        for i in range(len(weights)):
+            if not (self.train.store == i).any():
+                raise DataError(
+                    f"data.sources.{i}: {self.stores[i].spec.id} has a weight, but 'top' and 'held_out' leave none of its "
+                    "episodes to train on; raise top, lower held_out or leave the source out"
+                )
 
     @property
     def steps(self) -> int:
@@ -122,6 +176,14 @@ class Dataset:
     def fingerprints(self) -> list[str]:
         """What was trained on, exactly: the content hash of every store."""
         return [s.path.name for s in self.stores]
+
+
+def _weighed(part: Episodes, weights: np.ndarray) -> Episodes:
+    """The same episodes, each source drawn by its weight, and within it every step equally often."""
+    steps = np.bincount(part.store, part.length, len(weights))
+    present = steps > 0
+    share = np.where(present, weights, 0.0) / max(weights[present].sum(), 1e-300) / np.maximum(steps, 1)
+    return replace(part, weight=share[part.store])
 
 
 def open_dataset(config: DataConfig, progress: Progress | None = None) -> Dataset:

@@ -19,6 +19,9 @@ from seqrl.data.store import Store
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.data.windows import Starts, Windows
 
+_BLOCK = 262_144
+"""Rows encoded at a time while the tables are made."""
+
 
 def store_columns(dataset: Dataset, i: int, names: set[str]) -> dict[str, np.ndarray]:
     """The raw fields of store ``i``, each ``(rows, *shape)``; computed ones included."""
@@ -38,7 +41,7 @@ def store_columns(dataset: Dataset, i: int, names: set[str]) -> dict[str, np.nda
 def fit(tokenizer: Tokenizer, dataset: Dataset, most: int = 2_000_000) -> None:
     """Fits the tokenizer on the training episodes' real steps (evenly thinned beyond ``most`` steps)."""
     names = {f for s in tokenizer.slots.values() for f in s.fields}
-    stride = max(1, dataset.steps // most)
+    stride = max(1, -(-dataset.steps // most))
     parts: list[dict[str, np.ndarray]] = []
     for i in range(len(dataset.stores)):
         here = dataset.train.pick(dataset.train.store == i)
@@ -47,7 +50,23 @@ def fit(tokenizer: Tokenizer, dataset: Dataset, most: int = 2_000_000) -> None:
         rows = (first + inner)[::stride]
         parts.append({n: c[rows] for n, c in store_columns(dataset, i, names).items()})
     columns = {n: np.concatenate([p[n] for p in parts]) for n in names}
-    tokenizer.fit(columns, dataset.train.total, dataset.train.length.max(), dataset.config.discount, dataset.config.delayed)
+    config = dataset.config
+    tokenizer.fit(columns, asked_returns(dataset), dataset.train.length.max(), config.discount, config.delayed)
+
+
+def asked_returns(dataset: Dataset) -> np.ndarray:
+    """``(episodes,)`` float64: the return-to-go at the first step of each training episode, which is what an agent is asked.
+
+    Without a discount these are the returns themselves; so they are with delayed rewards, where an agent spends nothing.
+    """
+    train = dataset.train
+    if dataset.config.discount == 1.0 or dataset.config.delayed:
+        return train.total
+    asked = np.empty(len(train))
+    for i in range(len(dataset.stores)):
+        here = train.store == i
+        asked[here] = store_columns(dataset, i, {"return"})["return"][train.row[here] - dataset.first_row[i]]
+    return asked
 
 
 class Loader:
@@ -91,16 +110,27 @@ class Loader:
             # An episode's last row holds no action, and a zero need not be one: let it repeat the row before.
             episodes, rows_here = self.dataset.stores[i].episodes, np.arange(self.dataset.stores[i].rows)
             rows_here[(episodes.row + episodes.length)[episodes.length > 0]] -= 1
+            first = int(self.dataset.first_row[i])
             for name, (start, end) in spans.items():
-                first, last = self.dataset.first_row[i], self.dataset.first_row[i + 1]
-                acted = any(f in self.dataset.spec.act for f in self.tokenizer.slots[name].fields)
-                here = {f: c[rows_here] for f, c in columns.items()} if acted else columns
-                table[first:last, start:end] = self.tokenizer.encode_slot(name, here)
+                fields = self.tokenizer.slots[name].fields
+                acted = any(f in self.dataset.spec.act for f in fields)
+                # In blocks, for codecs compute in float64: a whole column of that may not fit beside the table.
+                for at in range(0, len(rows_here), _BLOCK):
+                    rows_in = rows_here[at : at + _BLOCK] if acted else slice(at, at + _BLOCK)
+                    part = self.tokenizer.encode_slot(name, {f: columns[f][rows_in] for f in fields})
+                    table[first + at : first + at + len(part), start:end] = part
         return torch.from_numpy(table).to(self.device)
 
-    def _gather(self, starts: Starts) -> dict[str, torch.Tensor]:
-        B, T = len(starts.row), self.context
-        row = torch.from_numpy(starts.row).to(self.device, non_blocking=True)
+    def _send(self, starts: Starts) -> tuple[torch.Tensor, ...]:
+        """Row, time and length of each window on the device, ``(B,)`` int64 each."""
+        facts = (starts.row, starts.time, starts.length)
+        if self.device.type != "cuda":
+            return tuple(torch.from_numpy(f).to(self.device) for f in facts)
+        # One copy from pinned memory, which the device takes when it comes to it: three from ordinary memory wait for it.
+        return torch.from_numpy(np.stack(facts)).pin_memory().to(self.device, non_blocking=True).unbind(0)
+
+    def _gather(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
+        B, T = len(row), self.context
         values = {}
         for continuous, table in self._tables.items():
             if table is not None:
@@ -131,9 +161,9 @@ class Loader:
 
     def batch(self, starts: Starts) -> StreamBatch:
         """The StreamBatch of drawn windows, on the loader's device."""
-        values: Mapping[str, torch.Tensor] = self._gather(starts) if self.resident else self._read(starts)
-        time = torch.from_numpy(starts.time).to(self.device)[:, None] + torch.arange(self.context, device=self.device)
-        return StreamBatch(values, time, torch.from_numpy(starts.length).to(self.device))
+        row, first, length = self._send(starts)
+        values: Mapping[str, torch.Tensor] = self._gather(row) if self.resident else self._read(starts)
+        return StreamBatch(values, first[:, None] + torch.arange(self.context, device=self.device), length)
 
     def draw(self, seed: int, step: int, rows: int, rank: int = 0, world: int = 1) -> StreamBatch:
         """The training batch of a step: a pure function of its arguments."""

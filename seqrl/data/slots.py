@@ -21,6 +21,9 @@ from seqrl.core.layout import Layout
 
 _NUMBER = Modality("vector", (), "float32", (-np.inf,), (np.inf,))
 COMPUTED = {"return": _NUMBER, "reward": _NUMBER, "done": Modality("discrete", (), "int64", n=(2,))}
+# Stores keep images and texts too, but a codec for numbers would take pixels, or the numbers of texts, for some; so a codec
+# gets none of them that does not name them in ``reads``.
+_NUMBERS = ("vector", "discrete")
 
 
 class TokensConfig(Frozen):
@@ -52,6 +55,11 @@ def _join(fields: Iterable[str], spec: EpisodeSpec) -> Modality:
         if name not in known:
             raise RecipeError(
                 f"tokens.slots: {spec.id} has no field '{name}'{did_you_mean(name, known)}; it has {', '.join(known)}"
+            )
+        if (name in COMPUTED) + (name in spec.obs) + (name in spec.act) > 1:
+            raise RecipeError(
+                f"tokens.slots: '{name}' means two things in {spec.id} (return, reward and done are computed fields); rename "
+                "it in the data, or choose other fields with 'from'"
             )
         parts.append(known[name])
     found = {m.kind for m in parts}
@@ -103,13 +111,21 @@ def build_slots(config: TokensConfig, spec: EpisodeSpec) -> dict[str, SlotCodec]
 
 def _build(name: str, raw: dict[str, Any], spec: EpisodeSpec) -> SlotCodec:
     chosen = raw.pop("from", None) or _default_fields(name, spec)
-    fields = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+    fields = (chosen,) if isinstance(chosen, str) else tuple(chosen) if isinstance(chosen, list | tuple) else (chosen,)
+    if not all(isinstance(f, str) for f in fields):
+        raise RecipeError(f"tokens.slots.{name}.from: the name of a field, or a list of names (got {chosen!r})")
     if not fields:
         raise RecipeError(
             f"tokens.slots.{name}: {spec.id} has nothing that fits; name the fields with 'from' ({', '.join(spec.obs)})"
         )
     modality = _join(fields, spec)
     raw = raw if "kind" in raw else _default_codec(name, modality) | raw
-    module = kinds.load(raw["kind"], "tokens")
+    module = kinds.load(str(raw["kind"]), "tokens")
+    if modality.kind not in getattr(module.Codec, "reads", _NUMBERS):
+        others = [n for n, m in {**spec.obs, **spec.act}.items() if m.kind in _NUMBERS]
+        raise RecipeError(
+            f"tokens.slots.{name}: '{', '.join(fields)}' is {modality.kind}, and no codec here reads {modality.kind} yet; "
+            f"choose other fields with 'from' (there are: {', '.join(others) or 'none'})"
+        )
     settings = validate(module.Config, raw, {}, f"tokens.slots.{name}")
     return SlotCodec(fields, modality, settings, module.Codec(settings, modality))

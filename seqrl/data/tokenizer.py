@@ -59,7 +59,8 @@ class Tokenizer:
 
         Args:
             columns: field -> ``(N, *shape)``, the real steps of the training episodes (no final rows).
-            returns: ``(episodes,)`` undiscounted returns, kept as facts (they are the default targets).
+            returns: ``(episodes,)`` what each would have had to be asked for at its first step: its return-to-go there,
+                under the discount. Their quantiles are kept as facts, for they are the default targets.
             max_step: the longest episode, in steps.
             discount, delayed: how the returns-to-go were made, so that the agent spends its return the same way.
         """

@@ -1,5 +1,7 @@
 """How a policy's config comes to be: from the ports of some data and the settings of a recipe, refused where they clash."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -58,3 +60,18 @@ def check_losses(losses: list[str], layout: Layout) -> None:
             raise RecipeError(f"model.losses: the layout '{layout}' has no slot '{name}'{did_you_mean(name, layout.names)}")
     if "action" not in losses:
         raise RecipeError("model.losses: a policy must have a loss on 'action'")
+
+
+def check_ranges(config: Any, ranges: Mapping[str, tuple[float, float | None]]) -> None:
+    """Raises RecipeError where a number of a config lies outside its range: ``low`` itself is allowed, ``high`` is not.
+
+    Beyond them nothing fails, it only trains on rubbish. A setting that is None takes its default, which is in range.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and low <= value < (math.inf if high is None else high)):
+            wanted = f"at least {low}" if high is None else f"from {low} to below {high}"
+            raise RecipeError(f"model.{name}: a number {wanted} (got {value!r})")

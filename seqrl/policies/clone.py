@@ -23,7 +23,7 @@ from seqrl.nn.embed import SlotEmbedding
 from seqrl.nn.heads import make_head
 from seqrl.nn.init import init_weights
 from seqrl.nn.linear import Linear
-from seqrl.policies._ports import check_losses, config_for, ports_of
+from seqrl.policies._ports import check_losses, check_ranges, config_for, ports_of
 
 
 class CloneConfig(PreTrainedConfig):
@@ -76,6 +76,7 @@ class CloneConfig(PreTrainedConfig):
             raise RecipeError(
                 f"layout '{layout}': cloning reads the action behind what it is a function of, as in 'state > action'"
             )
+        check_ranges(self, {"dropout": (0, 1), "entropy": (0, None)})
         if not self.widths or min(self.widths) < 1:
             raise RecipeError(f"model.widths: at least one hidden layer of at least one unit (got {self.widths})")
         if not 1 <= self.history <= self.context_length:
@@ -93,6 +94,9 @@ class HistoryCache(NamedTuple):
 
     past: Tensor
     steps: Tensor
+
+    # No annotation: a fact about every such cache, not a part of it. The agent need never make it forget.
+    fills = False
 
     @property
     def length(self) -> Tensor:

@@ -25,7 +25,7 @@ from seqrl.nn.heads import make_head
 from seqrl.nn.init import init_weights
 from seqrl.nn.kv import KVCache
 from seqrl.nn.transformer import Transformer, TrunkConfig, family_config
-from seqrl.policies._ports import check_losses, config_for, ports_of
+from seqrl.policies._ports import check_losses, check_ranges, config_for, ports_of
 
 
 class DecisionTransformerConfig(PreTrainedConfig):
@@ -94,6 +94,9 @@ class DecisionTransformerConfig(PreTrainedConfig):
         if fed[-1] != "action" or len(fed) < 2:
             raise RecipeError(f"layout '{layout}': a step must end in 'action', with something to read it from in front")
         check_losses(self.losses, layout)
+        chance = (0, 1)
+        check_ranges(self, {"dropout": chance, "attention_dropout": chance, "entropy": (0, None), "init_std": (0, None)})
+        check_ranges(self, {"max_time": (1, None)})
         gpt2 = self.body == "gpt2"
         trunk = family_config(
             self.body,
@@ -120,6 +123,9 @@ class StepCache(NamedTuple):
 
     kv: KVCache
     steps: Tensor
+
+    # No annotation: a fact about every such cache, not a part of it. It has room for so many steps, and no more.
+    fills = True
 
     @property
     def length(self) -> Tensor:

@@ -7,7 +7,8 @@ step, and the return-to-go, which received rewards use up: ``R_{t+1} = (R_t - r_
 - ``exact`` recomputes the window of the last K steps for every action: the function that was trained, at any time.
 - ``cached`` keeps keys and values and feeds one step. When a row's cache holds K steps it forgets, re-reads the last
   K // 2 - 1 complete steps and goes on. So a prediction sees between K // 2 and K steps, all lengths training covered,
-  and while an episode is younger than K steps it is the same function as ``exact``.
+  and while an episode is younger than K steps it is the same function as ``exact``. A cache that never fills (it says
+  ``fills = False``, as that of ``policies.clone``) never forgets, and is the same function always.
 
 Everything is vectorised over rows, and a row's results do not depend on which rows stand beside it (up to the rounding of
 matrix products, which differs with their size). B rows, K steps of context.
@@ -83,6 +84,7 @@ class Agent:
         with torch.inference_mode():
             self.cache = make(rows, self.context) if make else None
         self.mode: Mode = "exact" if self.cache is None else "cached"
+        self.fills = getattr(self.cache, "fills", True)
         self.held = np.zeros(rows, np.int64)
         self.again = max(self.context // 2 - 1, 0)
         self._number_rows()
@@ -158,9 +160,9 @@ class Agent:
         answer = self._act_cached(now, **options) if self.mode == "cached" else self._act_exact(**options)
         code = answer["action"]
         actions = self._decode(code)
-        # What is remembered is what was done: for numbers, after clipping to the bounds.
-        done = code if self.codes else self._tensor(self.tokenizer.encode_action(actions)["action"])
-        self.history["action"][self._all, at] = done
+        # What is remembered is what was done: numbers after clipping to the bounds, and codes after clipping to the choices
+        # there are, for a head of several places has as many codes in each as the largest of them.
+        self.history["action"][self._all, at] = self._tensor(self.tokenizer.encode_action(actions)["action"])
         self.t = self.t + 1
         return actions
 
@@ -182,7 +184,7 @@ class Agent:
         return self.model.act(batch, **options)
 
     def _act_cached(self, now: Mapping[str, torch.Tensor], **options: Any) -> dict[str, torch.Tensor]:
-        full = np.flatnonzero(self.held >= self.context)
+        full = np.flatnonzero(self.held >= self.context) if self.fills else np.empty(0, np.int64)
         if len(full):
             rows = self._tensor(full)
             if self.again:

@@ -8,12 +8,12 @@ Collector = Callable[[Mapping[str, np.ndarray], np.ndarray, np.ndarray], dict[st
 
 
 def bundle_policy(path: str, rows: int, target: float | None = None, seed: int = 0) -> Collector:
-    """Loads a bundle and lets it act for ``rows`` environments.
+    """Loads a bundle and lets it act for ``rows`` environments, as its recipe's ``evaluate`` says.
 
     Args:
         path: a bundle or run folder.
         rows: B, how many environments.
-        target: the return to ask for; None takes the best return of its training data.
+        target: the return to ask for; None takes the highest of its recipe's targets, else the best return of its data.
         seed: decides every draw, together with the order in which episodes begin.
 
     Returns:
@@ -25,11 +25,12 @@ def bundle_policy(path: str, rows: int, target: float | None = None, seed: int =
     """
     from seqrl import bundle
     from seqrl.rollout.agent import Agent
-    from seqrl.rollout.evaluate import EvalConfig, choose_targets, new_agent
+    from seqrl.rollout.evaluate import choose_targets, config_for, new_agent
 
     loaded = bundle.load(path)
-    agent = new_agent(Agent, loaded.model, loaded.tokenizer, rows, EvalConfig(seed=seed))
-    ask = choose_targets(loaded.tokenizer, None if target is None else [target])[-1]
+    config = config_for(loaded.recipe, {"seed": seed} | ({} if target is None else {"targets": [target]}))
+    agent = new_agent(Agent, loaded.model, loaded.tokenizer, rows, config)
+    ask = max(choose_targets(loaded.tokenizer, config.targets), key=lambda t: -np.inf if t is None else t)
     begun = 0
 
     def policy(obs: Mapping[str, np.ndarray], first: np.ndarray, last_reward: np.ndarray) -> dict[str, np.ndarray]:

@@ -105,6 +105,9 @@ def _make_one(raw: Mapping[str, Any], spec: EpisodeSpec | None, render_mode: str
     kwargs = raw.get("kwargs") or {}
     if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
         raise EnvError(f"{id}: its settings (kwargs) must be a mapping of names")
+    for key, value in kwargs.items():
+        if (place := _place_in(value)) is not None:
+            raise EnvError(f"{id}: the setting '{key}' names a place on the disk ({place!r}), which data must not do")
     options = {k: v for k, v in kwargs.items() if k not in ("render_mode", "id", "max_episode_steps", "disable_env_checker")}
     if render_mode:
         options["render_mode"] = render_mode
@@ -130,6 +133,19 @@ def _make_one(raw: Mapping[str, Any], spec: EpisodeSpec | None, render_mode: str
     for wrapper in raw.get("additional_wrappers") or ():
         made = _wrap(made, wrapper, id)
     return _complete(made, spec)
+
+
+def _place_in(value: Any) -> str | None:
+    """A text within a setting that could lead to a file of this machine (MuJoCo opens whatever ``xml_file`` says), or None.
+
+    A plain name such as ``hopper.xml`` leads to a file of the environment's own.
+    """
+    if isinstance(value, str):
+        return value if re.search(r"[/\\]|\.\.|^~", value) else None
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    inner = value if isinstance(value, list | tuple) else ()
+    return next((place for v in inner if (place := _place_in(v)) is not None), None)
 
 
 def _known_id(id: Any) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from seqrl.rollout import stats
 from seqrl.rollout.scores import Score
 
-_PACKAGES = ("seqrl", "torch", "transformers", "gymnasium", "mujoco", "numpy")
+_PACKAGES = ("seqrl", "torch", "transformers", "gymnasium", "gymnasium-robotics", "mujoco", "minigrid", "ale-py", "numpy")
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,18 @@ def versions() -> dict[str, str]:
 
 @lru_cache
 def commit() -> str | None:
-    """The git commit of the checkout seqrl runs from, or None for an installed one."""
+    """The git commit of the checkout seqrl runs from, with ``+dirty`` where files differ from it; None for an installed one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
-        said = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
+        head, changed = (_git(root, *words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain")))
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip()
+    return f"{head}+dirty" if changed else head
+
+
+def _git(root: Path, *words: str) -> str:
+    # Without the lock that ``status`` would take for a moment: somebody may be committing.
+    command = ["git", "--no-optional-locks", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

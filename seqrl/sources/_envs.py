@@ -9,12 +9,18 @@ from seqrl.core.errors import EnvError, did_you_mean
 from seqrl.sources._files import why
 from seqrl.sources._spaces import Space, space_json
 
-# How an environment's id begins -> the package that registers it (None: gymnasium itself), and the extra that brings it.
+# How an environment's id begins -> the package that registers it, and the extra that brings it.
 _FAMILIES = {
     ("ALE/",): ("ale_py", "atari"),
     ("MiniGrid-", "BabyAI-"): ("minigrid", "minigrid"),
     ("PointMaze", "AntMaze", "Adroit", "Fetch", "Hand", "Franka"): ("gymnasium_robotics", "robotics"),
-    ("LunarLander", "Bipedal", "CarRacing"): (None, "box2d"),
+}
+# Where the code of gymnasium's own environments lies -> what brings the packages they need.
+_INSIDE = {
+    "gymnasium.envs.mujoco.": "seqrl[mujoco]",
+    "gymnasium.envs.box2d.": "seqrl[box2d]",
+    "gymnasium.envs.phys2d.": "gymnasium[jax]",
+    "gymnasium.envs.tabular.": "gymnasium[jax]",
 }
 
 
@@ -25,15 +31,18 @@ def make_env(id: str) -> Any:
     # "package:Name-v0" would make gymnasium import that package.
     if not re.fullmatch(r"([\w-]+/)?[\w.-]+", id):
         raise EnvError(f"'{id}' is no id of an environment, such as CartPole-v1")
-    package, extra = next((found for starts, found in _FAMILIES.items() if id.startswith(starts)), (None, "mujoco"))
+    package, extra = next((found for starts, found in _FAMILIES.items() if id.startswith(starts)), (None, None))
     try:
         if package:
             gymnasium.register_envs(importlib.import_module(package))
         # The checker only watches the environment's own manners, at a third of the time of a small one.
         return gymnasium.make(id, disable_env_checker=True)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as e:
-        fix = f"pip install 'seqrl[{extra}]'"
-        raise EnvError(f"{id} needs a package that is not installed ({why(e)}): {fix}") from e
+        code = str(gymnasium.registry[id].entry_point) if id in gymnasium.registry else ""
+        inside = next((brings for start, brings in _INSIDE.items() if code.startswith(start)), None)
+        brings = f"seqrl[{extra}]" if extra else inside
+        fix = f": pip install '{brings}'" if brings else ""
+        raise EnvError(f"{id} needs a package that is not installed ({why(e)}){fix}") from e
     except gymnasium.error.Error as e:
         raise EnvError(f"there is no environment '{id}'{did_you_mean(id, gymnasium.registry)} ({why(e)})") from e
 

@@ -106,7 +106,7 @@ def _name_of(path: Path) -> str:
 
 
 def digest(folder: Path, files: Sequence[Path]) -> str:
-    """sha256 of the names (below ``folder``) and contents of ``files``.
+    """sha256 of the names (below ``folder``) and contents of ``files``: all of a folder's, or a single one.
 
     Read once: the answer is kept in the cache for as long as path, size and modification time of every file stay the same.
 
@@ -116,7 +116,9 @@ def digest(folder: Path, files: Sequence[Path]) -> str:
     try:
         stats = [(str(f.relative_to(folder)), (s := f.stat()).st_size, s.st_mtime_ns) for f in sorted(files)]
         seen = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-        memo = cache_home() / "digests" / f"{_name_of(folder)}.json"
+        # Single files often lie side by side; kept under their folder they would drive each other out.
+        of = files[0] if len(files) == 1 else folder
+        memo = cache_home() / "digests" / f"{_name_of(of)}.json"
         with suppress(OSError, ValueError, KeyError):
             known = json.loads(memo.read_text())
             if known["seen"] == seen:

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,14 +18,17 @@ import numpy as np
 
 from seqrl.core.errors import DataError
 from seqrl.sources._files import why
+from seqrl.sources._hdf5 import array_in, open_file
 from seqrl.sources._spaces import Leaf
 
 FLAGS = ("rewards", "terminations", "truncations")
+MARKS = {"unfinished": True, "final_observation": "unknown"}
+"""What an episode's ``info`` may say of its end (see ``sources/d4rl.py``); kept as attributes of its HDF5 group."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """An episode as it lies on disk: leaf name -> array, rewards and flags, and its seed if one was kept."""
+    """An episode as it lies on disk: leaf name -> array, rewards and flags, its seed if one was kept, and its ``MARKS``."""
 
     obs: dict[str, np.ndarray]
     act: dict[str, np.ndarray]
@@ -33,6 +36,7 @@ class Raw:
     terminations: np.ndarray
     truncations: np.ndarray
     seed: int | None
+    marks: dict[str, Any] = field(default_factory=dict)
 
 
 class Reader(Protocol):
@@ -58,13 +62,11 @@ class Hdf5Reader:
     """Minari's HDF5 layout: ``episode_7/observations/image`` and so on."""
 
     def __init__(self, folder: Path, obs: list[Leaf], act: list[Leaf], jpeg: bool) -> None:
-        """Raises DataError where the file is missing, cut or no HDF5."""
-        import h5py
-
+        """Raises DataError where the file is missing, cut, no HDF5, or refers to other files."""
         self.path = folder / "main_data.hdf5"
         self._jpeg = jpeg
         with _plainly(self.path):
-            self._file = h5py.File(self.path, "r", locking="best-effort")
+            self._file = open_file(self.path)
         parts = (("observations", obs), ("actions", act))
         self._ways = [(leaf, "/".join((root, *steps_to(leaf)))) for root, part in parts for leaf in part]
         self._observed = len(obs)
@@ -81,22 +83,27 @@ class Hdf5Reader:
             # Observations and actions may share names, so they are told apart by their order.
             values = [(leaf, self._value(f"{name}/{way}", leaf)) for leaf, way in self._ways]
             flags = [self._numbers(f"{name}/{flag}") for flag in FLAGS]
-            seed = self._file[name].attrs.get("seed")
+            attrs = self._file[name].attrs
+            seed = attrs.get("seed")
+            marks = {k: v for k, v in MARKS.items() if k in attrs and attrs[k] == v}
             obs, act = ({leaf.name: v for leaf, v in part} for part in (values[: self._observed], values[self._observed :]))
-            return Raw(obs, act, *flags, None if seed is None else int(seed))
+            return Raw(obs, act, *flags, None if seed is None else int(seed), marks)
 
     def _value(self, path: str, leaf: Leaf) -> np.ndarray:
+        import h5py
+
         if leaf.modality.kind == "text":
-            return np.array(self._file[path].asstr()[()], dtype=np.str_)
+            return np.array(h5py.Dataset(array_in(self._file, path)).asstr()[()], dtype=np.str_)
         if self._jpeg and leaf.jpeg:
-            return _pictures(self._file[path][()])
+            return _pictures(h5py.Dataset(array_in(self._file, path))[()])
         return self._numbers(path)
 
     def _numbers(self, path: str) -> np.ndarray:
-        """A whole dataset through h5py's lower layer, which costs less than half where episodes are short."""
-        from h5py import h5d, h5s
+        from h5py import h5s
 
-        found = h5d.open(self._file.id, path.encode())
+        found = array_in(self._file, path)
+        if found.dtype.kind not in "biuf":
+            raise TypeError(f"{path} holds no numbers")
         out = np.empty(found.shape, found.dtype)
         if out.size:
             found.read(h5s.ALL, h5s.ALL, out)
@@ -168,10 +175,17 @@ def _arrow_value(found: Any, leaf: Leaf, jpeg: bool, count: int) -> np.ndarray:
 
 
 def _pictures(codes: Any) -> np.ndarray:
-    """JPEG texts to ``(N, H, W[, C])`` uint8."""
+    """JPEG texts to ``(N, H, W[, C])`` uint8; raises ValueError for anything else."""
     from PIL import Image
 
-    return np.stack([np.array(Image.open(io.BytesIO(bytes(c))), np.uint8) for c in codes])
+    def decode(code: Any) -> np.ndarray:
+        # Left to itself, Pillow takes dozens of formats, some of which read other files or start programs.
+        return np.array(Image.open(io.BytesIO(bytes(code)), formats=["JPEG", "PNG"]), np.uint8)
+
+    try:
+        return np.stack([decode(c) for c in codes])
+    except Exception as e:  # Pillow's decoders raise many kinds; DecompressionBombError is none that others know.
+        raise ValueError(f"a picture cannot be read: {why(e)}") from e
 
 
 def reader(form: str, folder: Path, obs: list[Leaf], act: list[Leaf], jpeg: bool) -> Reader:

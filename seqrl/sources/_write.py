@@ -17,7 +17,7 @@ from seqrl.core.episode import Episode, EpisodeSpec
 from seqrl.core.errors import DataError
 from seqrl.sources._catalog import FACTS, local_name
 from seqrl.sources._files import datasets_home, one_at_a_time, whole_folder
-from seqrl.sources._minari_files import FLAGS, steps_to
+from seqrl.sources._minari_files import FLAGS, MARKS, steps_to
 from seqrl.sources._sink import Sink
 from seqrl.sources._spaces import Leaf, Space, leaves, space_json
 
@@ -86,6 +86,9 @@ def _write_episodes(path: Path, episodes: Iterable[Episode], spaces: tuple[Space
             group.attrs["id"], group.attrs["total_steps"] = count - 1, len(episode)
             if episode.info.get("seed") is not None:
                 group.attrs["seed"] = episode.info["seed"]
+            for mark in MARKS:
+                if mark in episode.info:
+                    group.attrs[mark] = episode.info[mark]
             for root, part, values in zip(("observations", "actions"), parts, (episode.obs, episode.act), strict=True):
                 for leaf in part:
                     _put(group, "/".join((root, *steps_to(leaf))), leaf, values[leaf.name])

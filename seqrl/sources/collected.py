@@ -7,6 +7,7 @@ side by side.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,17 +69,22 @@ class Source:
                     collect(**settings)
         _check_same(config)
         self._data = minari.Source(minari.Config(id=config.id, download=False))
+        # The recipe's win: data collected by hand (``seqrl data collect``) are the same but name none.
+        self._references = config.references if config.references != self._data.references else None
 
     @property
     def spec(self) -> EpisodeSpec:
-        return self._data.spec
+        spec = self._data.spec
+        return spec if self._references is None else replace(spec, references=self._references)
 
     @property
     def lengths(self) -> np.ndarray:
         return self._data.lengths
 
     def fingerprint(self) -> str:
-        return self._data.fingerprint()
+        # A store keeps the spec, so other references are another store.
+        content = self._data.fingerprint()
+        return content if self._references is None else f"{content}:{self._references}"
 
     def __len__(self) -> int:
         return len(self._data)

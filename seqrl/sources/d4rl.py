@@ -11,19 +11,23 @@ Such a file says ``terminals`` and usually ``timeouts``; an episode ends at eith
   of its environment where that is known. Nothing else could tell its episodes apart.
 """
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import field_validator
 
 from seqrl.core.config import Frozen
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.errors import DataError
 from seqrl.sources._d4rl_names import Family, family_of
 from seqrl.sources._files import digest, why
+from seqrl.sources._hdf5 import array_in, open_file
 
 _NEEDED = ("observations", "actions", "rewards", "terminals")
+_PERHAPS = ("timeouts", "next_observations")
 
 
 class Config(Frozen):
@@ -34,6 +38,12 @@ class Config(Frozen):
     """The HDF5 file."""
     env: str | None = None
     """Id of the gymnasium environment to evaluate in; guessed from the file name where not given (hopper -> Hopper-v5)."""
+
+    @field_validator("path")
+    @classmethod
+    def _from_anywhere(cls, path: str) -> str:
+        # The recipe a run keeps must find the same file from any folder.
+        return str(Path(os.path.expanduser(path)).absolute())
 
 
 def tiny(folder: Path) -> Config:
@@ -52,7 +62,7 @@ class Source:
 
     def __init__(self, config: Config) -> None:
         """Raises DataError where the file is missing, broken, empty or no D4RL file."""
-        self.path = Path(config.path).expanduser()
+        self.path = Path(config.path)
         self._env = config.env
         if not self.path.is_file():
             raise DataError(f"{self.path}: there is no such file")
@@ -67,14 +77,13 @@ class Source:
         import h5py
 
         try:
-            with h5py.File(self.path, "r", locking="best-effort") as file:
+            with open_file(self.path) as file:
                 missing = [n for n in _NEEDED if not isinstance(file.get(n), h5py.Dataset)]
                 if missing:
                     has = ", ".join(file) or "nothing"
                     raise DataError(f"{self.path}: no D4RL file, it lacks {', '.join(missing)} (it has {has})")
-                names = [n for n in (*_NEEDED, "timeouts", "next_observations") if n in file]
-                found = {n: np.asarray(file[n][()]) for n in names}
-        except (OSError, RuntimeError, KeyError) as e:
+                found = {n: self._column(file, n) for n in (*_NEEDED, *_PERHAPS) if n in file}
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as e:
             raise DataError(f"{self.path}: truncated, or no HDF5 file ({why(e)}); fetch it again") from e
         lengths = {n: len(v) for n, v in found.items()}
         if len(set(lengths.values())) > 1:
@@ -82,10 +91,28 @@ class Source:
             raise DataError(f"{self.path}: its columns differ in length ({said})")
         if not lengths["rewards"]:
             raise DataError(f"{self.path} is empty: it has no steps")
+        for name in ("rewards", "terminals", "timeouts"):
+            if name in found and found[name].size != lengths["rewards"]:
+                raise DataError(f"{self.path}: '{name}' has shape {found[name].shape}, a single number a step was expected")
+        wide = [found[n].shape for n in ("observations", "next_observations") if n in found]
+        if len(set(wide)) > 1:
+            raise DataError(f"{self.path}: 'next_observations' has shape {wide[1]}, 'observations' {wide[0]}")
         for name in ("terminals", "timeouts"):
             found[name] = found[name].ravel().astype(bool) if name in found else np.zeros(lengths["rewards"], bool)
         found["rewards"] = found["rewards"].ravel().astype(np.float32)
         return found
+
+    def _column(self, file: Any, name: str) -> np.ndarray:
+        """A column of numbers, one or a row of them a step."""
+        import h5py
+
+        if not isinstance(file.get(name), h5py.Dataset):
+            raise DataError(f"{self.path}: '{name}' is a group, an array was expected")
+        array = h5py.Dataset(array_in(file, name))
+        if not array.ndim or array.dtype.kind not in "biuf":
+            held = f"{array.dtype} of shape {array.shape}"
+            raise DataError(f"{self.path}: '{name}' holds {held}, numbers with a row a step were expected")
+        return array[()]
 
     @cached_property
     def _family(self) -> tuple[str, Family] | None:

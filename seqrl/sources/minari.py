@@ -113,13 +113,17 @@ class Source:
             for part, values in zip(self._leaves, (first.obs, first.act), strict=True)
         )
         env, eval_env = env_of(self._about), env_of(self._about, "eval_env_spec")
-        ends = (self._about.get("ref_min_score"), self._about.get("ref_max_score"))
-        known = all(isinstance(x, int | float) and math.isfinite(x) for x in ends)
         about = {k: self._about[k] for k in (*FACTS, "minari_version", "seqrl") if k in self._about} | {"format": self._form}
         if self._jpeg and any(leaf.jpeg for part in self._leaves for leaf in part):
             about["jpeg"] = True
         other = eval_env if eval_env != env else None
-        return EpisodeSpec(self.id, obs, act, env or eval_env, other, ends if known else None, about)
+        return EpisodeSpec(self.id, obs, act, env or eval_env, other, self.references, about)
+
+    @property
+    def references(self) -> tuple[float, float] | None:
+        """Returns of a random and of an expert policy, where the metadata name them."""
+        ends = (self._about.get("ref_min_score"), self._about.get("ref_max_score"))
+        return ends if all(isinstance(x, int | float) and math.isfinite(x) for x in ends) else None
 
     def fingerprint(self) -> str:
         # Without the reader: a store that is converted already is found without opening any data.
@@ -134,7 +138,7 @@ class Source:
         return np.array([self._reader.length(i) for i in range(len(self))], np.int64)
 
     def episode(self, i: int) -> Episode:
-        """Episode ``i``; ``info`` holds its ``seed`` where one was recorded."""
+        """Episode ``i``; ``info`` holds its ``seed`` where one was recorded, and what ``data import`` marked in it."""
         raw = self._reader.read(i)
         obs = {n: self._fit(i, n, raw.obs[n], self.spec.obs[n]) for n in self.spec.obs}
         act = {n: self._fit(i, n, raw.act[n], self.spec.act[n]) for n in self.spec.act}
@@ -161,4 +165,4 @@ def _as_stored(leaf: Leaf, values: np.ndarray) -> Modality:
 
 
 def _info(raw: Raw) -> dict[str, Any]:
-    return {} if raw.seed is None else {"seed": raw.seed}
+    return raw.marks if raw.seed is None else {"seed": raw.seed} | raw.marks

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from seqrl.core.config import Frozen
 from seqrl.core.episode import Modality
@@ -24,6 +24,13 @@ class Config(Frozen):
     """Bins of equal width over the range, or bins that hold equally many of the fitted values."""
     range: tuple[float, float] | None = None
     """The range of uniform bins; None takes the space's bounds, or the data's where the space is open."""
+
+    @field_validator("range")
+    @classmethod
+    def _rises(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends and not -np.inf < ends[0] < ends[1] < np.inf:
+            raise ValueError(f"a range is two finite numbers, the lower first (got {ends[0]} and {ends[1]})")
+        return ends
 
 
 class Codec:

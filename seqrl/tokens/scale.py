@@ -4,10 +4,12 @@ The paper's constant is 1000 for the MuJoCo tasks (Chen et al. 2021, code). With
 the data, rounded up to a power of ten, which gives the same for those tasks within a factor of ten.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import field_validator
 
 from seqrl.core.config import Frozen
 from seqrl.core.episode import Modality
@@ -18,7 +20,14 @@ class Config(Frozen):
 
     kind: Literal["scale"] = "scale"
     by: float | Literal["auto"] = "auto"
-    """The divisor, or ``auto``: the largest magnitude in the data, rounded up to a power of ten."""
+    """The divisor, above 0, or ``auto``: the largest magnitude in the data, rounded up to a power of ten."""
+
+    @field_validator("by")
+    @classmethod
+    def _divides(cls, by: float | str) -> float | str:
+        if not isinstance(by, str) and not 0 < by < math.inf:
+            raise ValueError(f"a divisor is a finite number above 0 (got {by})")
+        return by
 
 
 class Codec:

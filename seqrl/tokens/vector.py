@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from seqrl.core.config import Frozen
 from seqrl.core.episode import Modality
@@ -23,7 +24,7 @@ class Config(Frozen):
     kind: Literal["vector"] = "vector"
     scale: Literal["standard", "bounds", "none"] = "standard"
     """How values are mapped: by their mean and deviation, by their bounds to [-1, 1], or not at all."""
-    clip: float | None = None
+    clip: float | None = Field(None, gt=0)
     """Largest magnitude of an encoded value; None leaves it open."""
 
 

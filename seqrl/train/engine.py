@@ -49,7 +49,12 @@ class Engine:
     def reseed(self, step: int, piece: int) -> None:
         """Makes what follows a function of (seed, step, piece, rank) alone."""
         mixed = (((self.seed * 1_000_003 + step) * 1_009 + piece) * 4_099 + self.rank) % (1 << 63)
-        torch.manual_seed(mixed)
+        # torch.manual_seed would also look for every other kind of device, which costs more than all else here.
+        torch.default_generator.manual_seed(mixed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(mixed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(mixed)
 
     def wait(self) -> None:
         """Until every process is here."""

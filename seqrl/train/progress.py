@@ -48,7 +48,7 @@ def _live(title: str, unit: str) -> Iterator[Progress]:
     columns: list[Any] = [TextColumn(f"[bold]{title}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
     columns += [TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", style="dim")]
     began: list[float] = []
-    with Progress(*columns, console=Console(stderr=True)) as live:
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as live:
         task = live.add_task(title, total=None, rate="", note="")
 
         def report(done: int, total: int, note: str = "") -> None:

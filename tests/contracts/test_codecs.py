@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from seqrl.core import kinds
+from seqrl.core.config import validate
 from seqrl.core.contracts import Codec
 from seqrl.core.episode import Modality
+from seqrl.core.errors import RecipeError
 
 KINDS = kinds.names("tokens")
 VECTOR = Modality("vector", (3,), "float32", (-np.inf,) * 3, (np.inf,) * 3)
@@ -104,11 +106,27 @@ def test_a_still_dimension_is_not_stretched():
 
 
 def test_bounds_map_to_the_unit_box_and_need_to_be_finite():
-    from seqrl.core.errors import RecipeError
-
     module = kinds.load("vector", "tokens")
     box = Modality("vector", (2,), "float32", (-2.0, 0.0), (2.0, 10.0))
     codec = module.Codec(module.Config(scale="bounds"), box)
     assert codec.encode(np.array([[2.0, 0.0]])).tolist() == [[1.0, -1.0]]
     with pytest.raises(RecipeError, match="finite bounds"):
         module.Codec(module.Config(scale="bounds"), VECTOR)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("scale", {"by": 0}, "above 0"),
+        ("scale", {"by": -5.0}, "above 0"),
+        ("scale", {"by": float("nan")}, "above 0"),
+        ("bins", {"range": (1.0, -1.0)}, "the lower first"),
+        ("bins", {"range": (1.0, 1.0)}, "the lower first"),
+        ("bins", {"range": (0.0, float("inf"))}, "finite"),
+        ("vector", {"clip": 0.0}, "greater than 0"),
+        ("vector", {"clip": -1.0}, "greater than 0"),
+    ],
+)
+def test_settings_that_would_make_rubbish_are_refused(kind, settings, said):
+    with pytest.raises(RecipeError, match=f"{next(iter(settings))}: .*{said}"):
+        validate(kinds.load(kind, "tokens").Config, settings, {}, "here")

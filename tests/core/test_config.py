@@ -69,8 +69,23 @@ def test_an_override_that_leads_nowhere(bad):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a: [1", "r.yaml:1"), ("a: 1\na: 2", "r.yaml:2: 'a' stands there twice"), ("a: !!python/object:os.system x", "r.yaml")],
+    [
+        ("a: [1", "r.yaml:1"),
+        ("a: 1\na: 2", "r.yaml:2: 'a' stands there twice"),
+        ("a: !!python/object:os.system x", "r.yaml"),
+        ("? [1]\n: 2", "r.yaml:1: a key"),
+    ],
 )
 def test_what_is_no_yaml_says_where(text, said):
     with pytest.raises(RecipeError, match=said):
         parse_yaml(text, "r.yaml")
+
+
+def test_aliases_of_aliases_do_not_fill_the_memory():
+    shared, _ = parse_yaml("a: &x [1, 2]\nb: *x", "r.yaml")
+    assert shared == {"a": [1, 2], "b": [1, 2]}
+    lines = ["a0: &a0 [1]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    with pytest.raises(RecipeError, match=r"r.yaml:\d+: more than 100,000 values"):
+        parse_yaml("\n".join(lines), "r.yaml")
+    with pytest.raises(RecipeError, match="this is no YAML"):
+        parse_yaml("a: &x [*x]", "r.yaml")

@@ -26,6 +26,12 @@ PLAIN = EpisodeSpec(
     {"action": Modality("discrete", (), "int64", n=(3,), start=(2,))},
 )
 
+SCREEN = EpisodeSpec(
+    "tests/screen-v0",
+    {"image": Modality("image", (4, 4, 3), "uint8"), "return": Modality("vector", (1,), "float32")},
+    PLAIN.act,
+)
+
 
 def columns(spec, n=50, seed=0):
     rng = np.random.default_rng(seed)
@@ -95,6 +101,15 @@ def test_a_stream_spells_every_token_out():
         (GOALS, {"layout": "image action"}, "no field 'image'"),
         (PLAIN, {"slots": {"state": {"kind": "discrete"}}}, "use 'vector' or 'bins'"),
         (PLAIN, {"slots": {"state": {"kind": "vector", "scale": "bounds"}}}, "finite bounds"),
+        (GOALS, {"slots": {"state": {"from": "mission"}}}, "'mission' is text, and no codec here reads text yet"),
+        (GOALS, {"slots": {"state": {"from": "mission", "kind": "bins"}}}, "no codec here reads text yet"),
+        (SCREEN, {"layout": "image action"}, "'image' is image, and no codec here reads image yet"),
+        (SCREEN, {"layout": "image action", "slots": {"image": {"kind": "scale"}}}, "reads image yet"),
+        (PLAIN, {"slots": {"state": {"from": 3}}}, r"tokens.slots.state.from: the name of a field, .* \(got 3\)"),
+        (PLAIN, {"slots": {"state": {"from": [["observation"]]}}}, "or a list of names"),
+        (PLAIN, {"slots": {"state": {"kind": 3}}}, "unknown kind '3'"),
+        (SCREEN, {"layout": "return image action"}, "'return' means two things in tests/screen-v0"),
+        (SCREEN, {"layout": "state action"}, "'return' means two things in tests/screen-v0"),
     ],
 )
 def test_what_does_not_fit_the_data_is_named(spec, tokens, said):

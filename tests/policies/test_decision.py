@@ -215,6 +215,14 @@ def test_training_under_autocast(rows, body):
         ("return state action", {"widht": 3}, "did you mean 'width'"),
         ("return state action", {"head": "gausian"}, "did you mean 'gaussian'"),
         ("return state action", {"heads": 3}, "no multiple of heads"),
+        ("return state action", {"dropout": 1.0}, r"model.dropout: a number from 0 to below 1 \(got 1.0\)"),
+        ("return state action", {"dropout": -0.1}, "model.dropout: a number from 0 to below 1"),
+        ("return state action", {"dropout": "much"}, "model.dropout: a number"),
+        ("return state action", {"attention_dropout": 1.5}, "model.attention_dropout: a number from 0 to below 1"),
+        ("return state action", {"init_std": -0.02}, "model.init_std: a number at least 0"),
+        ("return state action", {"init_std": float("nan")}, "model.init_std: a number at least 0"),
+        ("return state action", {"max_time": 0}, "model.max_time: a number at least 1"),
+        ("return state action", {"entropy": -0.1}, "model.entropy: a number at least 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(rows, layout, settings, message):

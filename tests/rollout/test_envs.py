@@ -147,6 +147,32 @@ def test_nothing_a_file_names_is_imported(tmp_path, monkeypatch):
     assert "evil_seqrl" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/etc/passwd",
+        "a/b.xml",
+        "..",
+        "..\\x",
+        "C:\\x.xml",
+        "~",
+        ["ok", "/x"],
+        {"a": [{"b": "/x"}]},
+        {"/x": 1},
+        ({"a": "../x"},),
+    ],
+)
+def test_settings_that_lead_to_files_are_refused(value):
+    pytest.importorskip("mujoco")
+    with pytest.raises(EnvError, match="Hopper-v5: the setting 'xml_file' names a place on the disk"):
+        envs.make({"id": "Hopper-v5", "kwargs": {"xml_file": value}}, 1)
+
+
+def test_a_file_of_the_environments_own_is_fine():
+    pytest.importorskip("mujoco")
+    assert len(envs.make({"id": "Hopper-v5", "kwargs": {"xml_file": "hopper.xml", "frame_skip": 4}}, 1)) == 1
+
+
 def test_recorded_wrappers_are_made_again():
     wrappers = [
         {"name": "PassiveEnvChecker", "entry_point": "gymnasium.wrappers.common:PassiveEnvChecker", "kwargs": {}},

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from seqrl.core.errors import EnvError, RecipeError, UserError
-from seqrl.rollout import clip
+from seqrl.rollout import clip, result
 from seqrl.rollout.collect_policy import bundle_policy
 from seqrl.rollout.evaluate import EvalConfig, Report, config_for, evaluate
 
@@ -153,7 +153,8 @@ def test_a_bundle_collects(fakes, monkeypatch):
     policy = fakes.Policy(tokenizer)
     import seqrl.bundle
 
-    monkeypatch.setattr(seqrl.bundle, "load", lambda path: SimpleNamespace(model=policy, tokenizer=tokenizer))
+    bundle = SimpleNamespace(model=policy, tokenizer=tokenizer, recipe={})
+    monkeypatch.setattr(seqrl.bundle, "load", lambda path: bundle)
     collect = bundle_policy("runs/x", rows=3)
     rng = np.random.default_rng(0)
     for t in range(12):
@@ -164,6 +165,48 @@ def test_a_bundle_collects(fakes, monkeypatch):
     assert asks[:, 0] == pytest.approx(5 - 0.1 * np.arange(12))
     assert asks[:, 1] == pytest.approx(np.r_[5 - 0.1 * np.arange(4), 5 - 0.1 * np.arange(8)])
     assert policy.diary[4][1]["times"] == [0]
+
+
+def test_a_bundle_collects_as_its_recipe_says(fakes, monkeypatch):
+    import seqrl.bundle
+
+    def asks(target=None, **evaluate):
+        tokenizer = fakes.Tokenizer(fakes.cartpole_spec())
+        policy = fakes.Policy(tokenizer)
+        bundle = SimpleNamespace(model=policy, tokenizer=tokenizer, recipe={"evaluate": evaluate | {"every": 3}})
+        monkeypatch.setattr(seqrl.bundle, "load", lambda path: bundle)
+        collect = bundle_policy("runs/x", rows=1, target=target)
+        for t in range(4):
+            collect({"observation": np.zeros((1, 4), np.float32)}, np.array([t == 0]), np.full(1, 10.0))
+        return [page[0]["ask"] for page in policy.diary]
+
+    assert asks(targets=[30.0, 20.0], return_floor=15.0) == pytest.approx([0.3, 0.2, 0.15, 0.15])
+    assert asks(target=50.0, targets=[30.0]) == pytest.approx([0.5, 0.4, 0.3, 0.2])
+
+
+def test_a_commit_says_whether_files_differ_from_it(tmp_path, monkeypatch):
+    def git(*words):
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.com")
+        return subprocess.run(["git", "-C", str(tmp_path), *who, *words], capture_output=True, text=True, check=True).stdout
+
+    monkeypatch.setattr(result, "__file__", str(tmp_path / "seqrl" / "rollout" / "result.py"))
+    read = result.commit.__wrapped__
+    assert read() is None
+    git("init")
+    (tmp_path / "a.txt").write_text("a")
+    git("add", ".")
+    git("commit", "-m", "first")
+    head = git("rev-parse", "HEAD").strip()
+    assert read() == head
+    (tmp_path / "a.txt").write_text("b")
+    assert read() == f"{head}+dirty"
+
+
+def test_versions_name_the_packages_of_environments():
+    from importlib.util import find_spec
+
+    for module, name in (("gymnasium_robotics", "gymnasium-robotics"), ("minigrid", "minigrid"), ("ale_py", "ale-py")):
+        assert (name in result.versions()) == (find_spec(module) is not None)
 
 
 def test_light_parts_need_no_torch():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from seqrl.core.errors import DataError, EnvError
+from seqrl.data.store import prepare
 from seqrl.sources import _catalog, collected
 from seqrl.sources._laws import LAWS, law_of
 from seqrl.sources.collected import Config, Source, collect
@@ -190,6 +191,25 @@ def test_a_strangers_data_are_taken_at_their_word(home):
         Source(Config(id="my/pole-v0", env="Pendulum-v1", episodes=99))
 
 
+def test_references_of_the_recipe_win(home):
+    def source(**more):
+        return Source(Config(id="my/pole-v0", env="CartPole-v1", episodes=4, **more))
+
+    # As ``seqrl data collect`` does it: without references.
+    collect("CartPole-v1", 4, "my/pole-v0", "scripted")
+    plain, worth = source(), source(references=(22.0, 500.0))
+    assert plain.spec.references is None
+    assert worth.spec.references == (22.0, 500.0)
+    # The store keeps the spec, so it must not be shared with the other's.
+    assert prepare(plain).spec == plain.spec
+    assert prepare(worth).spec == worth.spec
+    collect("CartPole-v1", 4, "my/other-v0", "scripted", references=(22.0, 500.0))
+    known = Config(id="my/other-v0", env="CartPole-v1", episodes=4)
+    assert Source(known).spec.references == (22.0, 500.0)
+    same = known.model_copy(update={"references": (22.0, 500.0)})
+    assert Source(known).fingerprint() == Source(same).fingerprint()
+
+
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -223,8 +243,19 @@ def test_a_missing_package_is_named_with_its_extra(home, monkeypatch):
         raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
 
     monkeypatch.setattr(gymnasium, "make", make)
-    with pytest.raises(EnvError, match=r"LunarLander-v3 needs a package .*pip install 'seqrl\[box2d\]'"):
-        collect("LunarLander-v3", 2, "my/b-v0")
+    for env, brings in (
+        ("LunarLander-v3", "seqrl[box2d]"),
+        ("Hopper-v5", "seqrl[mujoco]"),
+        ("phys2d/CartPole-v1", "gymnasium[jax]"),
+        ("tabular/CliffWalking-v0", "gymnasium[jax]"),
+    ):
+        with pytest.raises(EnvError) as told:
+            collect(env, 2, "my/b-v0")
+        assert str(told.value).startswith(f"{env} needs a package that is not installed (Box2D is not installed): ")
+        assert str(told.value).endswith(f"pip install '{brings}'")
+    # Of anybody else's environment it is not known what brings its packages.
+    with pytest.raises(EnvError, match=r"Own-v0 needs a package that is not installed \(Box2D is not installed\)$"):
+        collect("Own-v0", 2, "my/b-v0")
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError("policy broke")])

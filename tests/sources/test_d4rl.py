@@ -6,6 +6,7 @@ import pytest
 
 from seqrl.core.errors import DataError
 from seqrl.data.store import prepare
+from seqrl.sources import _files
 from seqrl.sources._d4rl_names import FAMILIES, family_of
 from seqrl.sources.d4rl import Config, Source, tiny
 
@@ -160,7 +161,46 @@ def test_broken_files(tmp_path):
     for source, said in (
         (write(tmp_path / "a.hdf5", terminals=(), rewards=None), "no D4RL file, it lacks rewards .it has actions"),
         (write(tmp_path / "b.hdf5", rewards=np.zeros(5)), "columns differ in length .observations 12, actions 12, rewards 5"),
+        (
+            write(tmp_path / "d.hdf5", rewards=np.float32(3)),
+            r"'rewards' holds float32 of shape \(\), numbers with a row a step",
+        ),
+        (write(tmp_path / "e.hdf5", rewards=["one"] * 12), "'rewards' holds object of shape .12,., numbers with a row a step"),
+        (write(tmp_path / "f.hdf5", rewards=np.zeros((12, 2))), r"'rewards' has shape \(12, 2\), a single number a step"),
+        (write(tmp_path / "g.hdf5", next_observations=np.zeros((12, 4))), r"'next_observations' has shape \(12, 4\), 'observ"),
         (write(tmp_path / "c.hdf5", N=0, terminals=(), timeouts=()), "c.hdf5 is empty: it has no steps"),
     ):
         with pytest.raises(DataError, match=said):
             len(source)
+
+
+@pytest.mark.parametrize("name", ["timeouts", "next_observations"])
+def test_a_group_where_a_column_should_be(tmp_path, name):
+    source = write(tmp_path / "a.hdf5", timeouts=None)
+    with h5py.File(source.path, "a") as file:
+        file.create_group(name)
+    with pytest.raises(DataError, match=f"'{name}' is a group, an array was expected"):
+        len(source)
+
+
+def test_a_relative_place_is_kept_whole(tmp_path, monkeypatch):
+    write(tmp_path / "here.hdf5")
+    monkeypatch.chdir(tmp_path)
+    config = Config(path="here.hdf5")
+    assert config.path == str(tmp_path / "here.hdf5")
+    monkeypatch.chdir("/")
+    assert len(Source(Config(**config.model_dump()))) == 3
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Config(path="~/here.hdf5").path == config.path
+
+
+def test_files_side_by_side_are_read_once_each(home, monkeypatch):
+    files = [write(home / f"{n}.hdf5", terminals=(n,)) for n in (3, 5)]
+    first = [f.fingerprint() for f in files]
+    assert first[0] != first[1]
+
+    def read(*_):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(_files.hashlib, "file_digest", read)
+    assert [Source(Config(path=str(f.path))).fingerprint() for f in files] == first

@@ -1,5 +1,6 @@
 """Minari datasets, read without Minari: bit for bit what Minari answers, and a clear word about everything that is broken."""
 
+import io
 import json
 import os
 
@@ -13,6 +14,7 @@ from minari.data_collector import EpisodeBuffer
 from seqrl.core.errors import DataError
 from seqrl.data.store import prepare
 from seqrl.sources import _catalog, _files, _remote
+from seqrl.sources._minari_files import _pictures
 from seqrl.sources.minari import Config, Source, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -424,3 +426,42 @@ def test_the_shelf_is_listed_without_unfinished_and_foreign_folders(home):
         (folder / "metadata.json").write_text("{}")
     (home / "datasets" / "loop").symlink_to(home / "datasets")
     assert [i for i in _catalog.local_ids() if "loop" not in i] == ["arrow/x-v0", "tiny/pushes-v0"]
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def encoded(form, size=(4, 4)):
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", size).save(out, form)
+    return out.getvalue()
+
+
+def test_pictures_come_in_two_formats():
+    assert _pictures([encoded("JPEG"), encoded("PNG")]).shape == (2, 4, 4, 3)
+    for code in (encoded("TIFF"), encoded("GIF"), b"hello", b"", encoded("PNG")[:40]):
+        with pytest.raises(ValueError, match="a picture cannot be read"):
+            _pictures([code])
+
+
+def test_a_picture_that_would_fill_the_memory(home, monkeypatch):
+    from PIL import Image
+
+    camera = spaces.Dict({"camera": OBS["camera"]})
+    save("pictures/jpeg-v0", obs=camera, jpeg=True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match="episode 0: truncated or corrupt .a picture cannot be read: Image size .* exceeds"):
+        Source(Config(id="pictures/jpeg-v0")).episode(0)
+
+
+def test_texts_where_numbers_should_be(home):
+    import h5py
+
+    def spell(folder):
+        with h5py.File(folder / "main_data.hdf5", "a") as file:
+            del file["episode_1/rewards"]
+            file["episode_1/rewards"] = ["one"]
+
+    assert "episode 1: truncated or corrupt (episode_1/rewards holds no numbers)" in broken(home, spell)

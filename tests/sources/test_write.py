@@ -153,6 +153,9 @@ def test_importing_d4rl(home, same_episode):
         wanted = source.episode(i)
         np.testing.assert_array_equal(again.episode(i).obs["observation"], wanted.obs["observation"])
         np.testing.assert_array_equal(again.episode(i).truncated, wanted.truncated)
+        assert again.episode(i).info == wanted.info
+    assert again.episode(0).info == {"final_observation": "unknown"}
+    assert again.episode(2).info == {"final_observation": "unknown", "unfinished": True}
     assert library.load_dataset("imported/hopper-v0").total_steps == 12
 
 

@@ -22,6 +22,8 @@ def test_every_recipe_on_the_shelf_is_whole(name):
     facts = shelf.header(shelf.text("recipes", name))
     assert {"paper", "command", "hardware", "minutes", "expected"} <= set(facts)
     assert f"seqrl train {name}" in facts["command"]
+    assert float(facts["minutes"]) < 60
+    assert any(c.isdigit() for c in facts["expected"]), "a recipe tells the number that a run of it gave"
 
 
 def test_the_schema_on_the_shelf_is_the_codes():

@@ -1,0 +1,148 @@
+"""The run under way: what is due around each step of the loop, in the order in which one thing needs another.
+
+Lines of metrics, looks at held-out episodes, evaluations in the real environment, checkpoints, a polite end. What it saves,
+``restore`` puts back.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqrl import bundle
+from seqrl.data.dataset import Dataset
+from seqrl.data.tokenizer import Tokenizer
+from seqrl.rollout.evaluate import Report, evaluate
+from seqrl.train import checkpoint, progress
+from seqrl.train.engine import Engine
+from seqrl.train.finish import keep_report
+from seqrl.train.loop import Clock, Trainer
+from seqrl.train.metrics import Metrics
+from seqrl.train.recipe import Recipe
+from seqrl.train.signals import Interrupted, politely
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run left: its folder, its last metrics, and the report of its last evaluation, if there was one."""
+
+    run: Path
+    metrics: dict[str, float]
+    report: Report | None
+    main: bool = True
+    """Whether this process is the one that speaks and writes, of all that trained together."""
+
+
+def restore(trainer: Trainer, state: checkpoint.TrainerState) -> None:
+    """Puts back what ``Clockwork`` saved."""
+    raw = {k.removeprefix("model/"): v for k, v in state.tensors.items() if k.startswith("model/")}
+    trainer.bare.load_state_dict(raw)
+    checkpoint.unpack_optimizer(trainer.optimizer.optimizer, trainer.bare, state.tensors)
+    if trainer.engine.main:
+        # The sums of all processes are added up when they are told, so only one may bring the old ones back.
+        trainer.tally.restore(state.tensors, trainer.engine.device)
+    if trainer.average:
+        for name, weight in trainer.average.weights.items():
+            weight.copy_(state.tensors[f"average/{name}"])
+
+
+class Clockwork:
+    """The run under way: the loop's clockwork around ``Trainer.step``."""
+
+    def __init__(
+        self, recipe: Recipe, out: Path, engine: Engine, dataset: Dataset, tokenizer: Tokenizer, trainer: Trainer, step: int
+    ):
+        self.recipe, self.out, self.engine, self.tokenizer, self.trainer = recipe, out, engine, tokenizer, trainer
+        self.dataset, self.first = dataset, step
+        self.latest: dict[str, float] = {}
+        self.report: Report | None = None
+        self.metrics = Metrics(out, recipe.train.trackers, step) if engine.main else None
+        self.clock = Clock()
+
+    def go(self) -> Outcome:
+        try:
+            self._train()
+            if self.recipe.evaluate.at_end:
+                self._log(self.recipe.train.steps, self._play())
+                if self.engine.main and (last := checkpoint.last(self.out)):
+                    bundle.add_metrics(last / "bundle", {**self.latest, "report": self.report.to_json()})
+        finally:
+            if self.metrics:
+                self.metrics.close()
+        return Outcome(self.out, self.latest, self.report, self.engine.main)
+
+    def _train(self) -> None:
+        """Every step that is left; raises Interrupted, with all saved, when asked to stop."""
+        total, done = self.recipe.train.steps, self.first
+        if done == total:
+            return
+        self.trainer.model.train()
+        with politely() as stop, progress.bar("training", "step", quiet=not self.engine.main) as show:
+            show(done, total)
+            while done < total and not stop:
+                self.trainer.step(done)
+                done += 1
+                self.clock.steps += 1
+                self._after(done, done == total)
+                show(done, total, f"loss {self.latest['loss']:.4f}" if "loss" in self.latest else "")
+            if done < total:
+                self._save(done)
+                how = f"stopped at step {done:,} of {total:,}; everything is saved. Go on with: seqrl train --resume {self.out}"
+                raise Interrupted(how, stop.signal)
+
+    def _after(self, done: int, over: bool) -> None:
+        """What is due after ``done`` steps, in the order in which one thing needs another."""
+        config, every = self.recipe.train, self.recipe.evaluate.every
+        if over or done % config.log_every == 0:
+            rate = {"lr": self.trainer.optimizer.param_groups[0]["lr"], "steps_per_second": self.clock.rate()}
+            self._log(done, self.trainer.measured() | rate)
+        if over or done % config.validate_every == 0:
+            self._log(done, self.clock.pause(self.trainer.validate))
+        if every and done % every == 0 and not over:
+            self._log(done, self.clock.pause(self._play))
+        if over or done % config.save_every == 0:
+            self.clock.pause(lambda: self._save(done))
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        self.latest |= values
+        if self.metrics and values:
+            self.metrics.write(step, values)
+
+    def _play(self) -> dict[str, float]:
+        """Evaluates in the environment with the weights that would be published; the other processes wait."""
+        played = self._evaluate() if self.engine.main else {}
+        self.engine.wait()
+        return played
+
+    def _evaluate(self) -> dict[str, float]:
+        with self.trainer.published() as model:
+            model.eval()
+            with progress.bar("evaluating", "episode") as show:
+                self.report = evaluate(model, self.tokenizer, self.recipe.evaluate, show)
+            model.train()
+        keep_report(self.out, self.report)
+        flat = {}
+        for t in self.report.to_json()["targets"]:
+            name = "all" if t["target"] is None else f"{t['target']:g}"
+            flat |= {f"eval/{name}/mean": t["mean"]} | (
+                {f"eval/{name}/normalized": t["normalized"]} if t["normalized"] is not None else {}
+            )
+        return flat
+
+    def _save(self, step: int) -> None:
+        self.trainer.check()
+        if self.engine.main:
+            self._write(step)
+        self.engine.wait()
+
+    def _write(self, step: int) -> None:
+        trainer, bare = self.trainer, self.trainer.bare
+        tensors = {f"model/{n}": t.clone() for n, t in bare.state_dict().items()}
+        tensors |= checkpoint.pack_optimizer(trainer.optimizer.optimizer, bare) | trainer.tally.tensors()
+        if trainer.average:
+            tensors |= {f"average/{n}": t for n, t in trainer.average.weights.items()}
+        facts = {"data": self.dataset.fingerprints(), "world": self.engine.world}
+
+        def write(folder: Path) -> None:
+            with trainer.published() as model:
+                bundle.save(folder, model, self.tokenizer, self.recipe.dump(), {"step": step, **self.latest})
+
+        checkpoint.save(self.out, checkpoint.TrainerState(step, tensors, facts), write, self.recipe.train.keep)

@@ -1,0 +1,80 @@
+"""The loader: the same batches from tables and from the file, and what the tokenizer is fitted on."""
+
+import numpy as np
+import pytest
+import torch
+
+from seqrl.data import loader
+from seqrl.data.dataset import DataConfig, Dataset
+from seqrl.data.loader import Loader, fit
+from seqrl.data.slots import TokensConfig
+from seqrl.data.store import prepare
+from seqrl.data.tokenizer import Tokenizer
+
+
+def dataset_of(memory, *lengths, **data):
+    stores = [prepare(memory(each)) for each in lengths]
+    return Dataset(stores, DataConfig(sources=[{"kind": "minari"}] * len(stores), held_out=0, **data))
+
+
+def fitted(dataset, **tokens):
+    tokenizer = Tokenizer(TokensConfig(context=4, **tokens), dataset.spec)
+    fit(tokenizer, dataset)
+    return tokenizer
+
+
+def equal(a, b):
+    assert a.values.keys() == b.values.keys()
+    mask = a.mask[..., None]
+    assert all(torch.equal(a.values[n] * mask, b.values[n] * mask) for n in a.values)
+    assert torch.equal(a.time, b.time)
+    assert torch.equal(a.length, b.length)
+
+
+def test_tables_are_the_same_whatever_the_block(home, memory, monkeypatch):
+    dataset = dataset_of(memory, (5, 1, 9), (7, 2))
+    tokenizer = fitted(dataset, layout="return state action > reward done")
+    whole = Loader(dataset, tokenizer)
+    monkeypatch.setattr(loader, "_BLOCK", 4)
+    parts = Loader(dataset, tokenizer)
+    assert all(torch.equal(whole._tables[c], parts._tables[c]) for c in (True, False))
+    equal(whole.draw(0, 3, 64), parts.draw(0, 3, 64))
+    equal(whole.draw(0, 3, 64), Loader(dataset, tokenizer, budget=0).draw(0, 3, 64))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_device_gets_the_same_batches(home, memory):
+    dataset = dataset_of(memory, (5, 1, 9), (7, 2))
+    tokenizer = fitted(dataset)
+    here, there = Loader(dataset, tokenizer), Loader(dataset, tokenizer, "cuda")
+    for step in range(20):
+        batch = there.draw(0, step, 64)
+        assert batch.time.is_cuda
+        equal(here.draw(0, step, 64), batch.to("cpu"))
+
+
+def test_targets_are_what_an_agent_is_asked_for(home, memory):
+    lengths = (30, 4, 25)
+    dataset = dataset_of(memory, lengths, (8,), discount=0.9)
+    rewards = [e.rew.astype(float) for s in dataset.stores for e in (s.episode(i) for i in range(len(s)))]
+    asked = [float(r @ 0.9 ** np.arange(len(r))) for r in rewards]
+    facts = fitted(dataset).returns
+    assert list(facts) == ["min", "max", "mean", "q10", "q50", "q90"]
+    assert facts["max"] == pytest.approx(max(asked), rel=1e-5)
+    assert facts["q50"] == pytest.approx(np.median(asked), rel=1e-5)
+    assert facts["mean"] == pytest.approx(np.mean(asked), rel=1e-5)
+    totals = [r.sum() for r in rewards]
+    for data in ({}, {"delayed": True}):
+        facts = fitted(dataset_of(memory, lengths, (8,), **data)).returns
+        assert facts["max"] == pytest.approx(max(totals))
+        assert facts["min"] == pytest.approx(min(totals))
+
+
+@pytest.mark.parametrize(("most", "seen"), [(1000, 60), (60, 60), (59, 30), (31, 30), (20, 20)])
+def test_fitting_sees_no_more_than_it_is_allowed(home, memory, most, seen):
+    dataset = dataset_of(memory, (20, 40))
+    tokenizer = Tokenizer(TokensConfig(), dataset.spec)
+    tokenizer.fit = lambda columns, *_: sizes.update({n: len(c) for n, c in columns.items()})
+    sizes = {}
+    fit(tokenizer, dataset, most)
+    assert set(sizes.values()) == {seen}
