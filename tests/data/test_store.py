@@ -62,7 +62,8 @@ def test_it_pickles_as_its_path(home, memory, same_episode):
 
 
 def test_it_is_a_datasets_dataset(home, memory):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     store = prepare(memory())
     read = datasets.Dataset.from_file(str(store.path / convert.STEPS))
     assert len(read) == store.rows

@@ -66,7 +66,6 @@ def test_nested_spaces_become_named_arrays_and_back(nest):
 
 
 def test_observations_come_in_the_dtype_of_the_data(fakes):
-    pytest.importorskip("mujoco")
     spec = fakes.hopper_spec()
     (env,) = envs.make(spec, 1)
     assert env.observation_space.dtype == np.float64
@@ -163,13 +162,11 @@ def test_nothing_a_file_names_is_imported(tmp_path, monkeypatch):
     ],
 )
 def test_settings_that_lead_to_files_are_refused(value):
-    pytest.importorskip("mujoco")
     with pytest.raises(EnvError, match="Hopper-v5: the setting 'xml_file' names a place on the disk"):
         envs.make({"id": "Hopper-v5", "kwargs": {"xml_file": value}}, 1)
 
 
 def test_a_file_of_the_environments_own_is_fine():
-    pytest.importorskip("mujoco")
     assert len(envs.make({"id": "Hopper-v5", "kwargs": {"xml_file": "hopper.xml", "frame_skip": 4}}, 1)) == 1
 
 
@@ -206,7 +203,6 @@ def test_another_environment_than_the_datas_is_refused(fakes):
 
 
 def test_babyai_gets_its_picture_back():
-    pytest.importorskip("minigrid")
     spec = EpisodeSpec(
         "test/babyai-v0",
         {"rgb": Modality("image", (64, 64, 3), "uint8"), "mission": Modality("text", (), "str")},
@@ -223,7 +219,6 @@ def test_babyai_gets_its_picture_back():
 
 
 def test_mujoco_leaves_the_users_folder_clean(tmp_path, monkeypatch, capfd):
-    pytest.importorskip("mujoco")
     monkeypatch.chdir(tmp_path)
     envs.make("HalfCheetah-v5", 1)[0].reset(seed=0)
     assert list(tmp_path.iterdir()) == []

@@ -109,7 +109,6 @@ def test_config_of_a_bundle():
 
 
 def test_a_clip_is_a_gif_of_one_episode(fakes, tmp_path):
-    pytest.importorskip("pygame")
     tokenizer = fakes.Tokenizer(fakes.cartpole_spec(env=SHORT))
     policy = fakes.Policy(tokenizer)
     config = EvalConfig(episodes=2, targets=[10, 300])

@@ -48,8 +48,6 @@ def by_hand(fakes, env_id, spec, job, seed=0, **make):
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Hopper-v5"])
 def test_same_rewards_as_a_plain_gymnasium_loop(fakes, env_id):
-    if env_id == "Hopper-v5":
-        pytest.importorskip("mujoco")
     spec = (fakes.hopper_spec if env_id == "Hopper-v5" else fakes.cartpole_spec)()
     jobs = [Job(seed=i, target=100.0 * i, key=i) for i in range(4)]
     played, _ = run(fakes, spec, 3, jobs, sample=True)
@@ -63,7 +61,6 @@ def test_same_rewards_as_a_plain_gymnasium_loop(fakes, env_id):
 
 
 def test_every_step_of_made_environments_is_gymnasiums(fakes):
-    pytest.importorskip("mujoco")
     (ours,) = envs.make(fakes.hopper_spec(), 1)
     theirs = gymnasium.make("Hopper-v5")
     rng = np.random.default_rng(0)

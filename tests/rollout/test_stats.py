@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from seqrl.rollout import stats
-
-scipy_stats = pytest.importorskip("scipy.stats")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 100, 101])
