@@ -57,7 +57,10 @@ def ls(
     else:
         where = f"{table.row_count or 'no'} datasets in {datasets_home()} (MINARI_DATASETS_PATH)"
         console.print(Text(f"\n{where}", style="dim"))
-        console.print("[dim]seqrl data show ID · seqrl data collect CartPole-v1 --episodes 100 --as local/cartpole-v0[/dim]")
+        console.print(
+            "[dim]seqrl data show ID · seqrl data collect CartPole-v1 --episodes 100 --as local/cartpole-v0[/dim]",
+            soft_wrap=True,
+        )
 
 
 def _plain(words: str) -> str:

@@ -68,5 +68,5 @@ def check(words: Words = None) -> None:
     recipe = recipes.load(name, overrides)
     sources = ", ".join(str(s.get("id") or s.get("path") or s.get("env") or s["kind"]) for s in recipe.data.sources)
     how = f"{recipe.train.steps:,} steps of {recipe.train.batch} windows, {recipe.train.precision}"
-    typer.echo(f"{recipe.name}: fine\n  data    {sources}\n  stream  {recipe.tokens.layout}, {recipe.tokens.context} steps")
+    typer.echo(f"{name}: fine\n  data    {sources}\n  stream  {recipe.tokens.layout}, {recipe.tokens.context} steps")
     typer.echo(f"  model   {recipe.model['kind']}\n  train   {how}")

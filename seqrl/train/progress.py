@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -19,6 +20,21 @@ def spell(seconds: float) -> str:
     if s < 60:
         return f"{s}s"
     return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"
+
+
+class _Rate:
+    """Units per second over the last half minute, so that what is told is how fast it goes now."""
+
+    def __init__(self, window: float = 30.0) -> None:
+        self.window, self.marks = window, deque()
+
+    def __call__(self, now: float, done: int) -> float:
+        if not self.marks or now - self.marks[-1][0] > self.window / 100:
+            self.marks.append((now, done))
+        while len(self.marks) > 1 and now - self.marks[0][0] > self.window:
+            self.marks.popleft()
+        then, before = self.marks[0]
+        return (done - before) / (now - then) if now > then else 0.0
 
 
 @contextmanager
@@ -47,14 +63,12 @@ def _live(title: str, unit: str) -> Iterator[Progress]:
 
     columns: list[Any] = [TextColumn(f"[bold]{title}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
     columns += [TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", style="dim")]
-    began: list[float] = []
+    rated = _Rate()
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as live:
         task = live.add_task(title, total=None, rate="", note="")
 
         def report(done: int, total: int, note: str = "") -> None:
-            now = time.monotonic()
-            began[:] = began or [now, done]
-            rate = (done - began[1]) / (now - began[0]) if now > began[0] else 0.0
+            rate = rated(time.monotonic(), done)
             live.update(task, completed=done, total=total, rate=f"{rate:,.1f} {unit}s/s" if rate else "", note=note)
 
         yield report
@@ -63,18 +77,19 @@ def _live(title: str, unit: str) -> Iterator[Progress]:
 class _Lines:
     def __init__(self, title: str, unit: str, every: float) -> None:
         self.title, self.unit, self.every = title, unit, every
-        self.began: tuple[float, int] | None = None
+        self.rated = _Rate()
+        self.began: float | None = None
         self.said = 0.0
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
+        rate = self.rated(now, done)
         if self.began is None:
-            self.began, self.said = (now, done), now
+            self.began = self.said = now
         if now - self.said < self.every and done < total:
             return
         self.said = now
-        rate = (done - self.began[1]) / max(now - self.began[0], 1e-9)
-        left = f"eta {spell((total - done) / rate)}" if rate > 0 and done < total else f"in {spell(now - self.began[0])}"
+        left = f"eta {spell((total - done) / rate)}" if rate > 0 and done < total else f"in {spell(now - self.began)}"
         print(
             f"{self.title} {done:,}/{total:,} {self.unit}s  {rate:,.1f}/s  {left}  {note}".rstrip(), file=sys.stderr, flush=True
         )

@@ -72,7 +72,7 @@ def test_train_look_play_and_go_on(seqrl, tmp_path):
 def test_check_says_fine_or_everything_that_is_not(seqrl, tmp_path):
     code, out, _ = seqrl("check", "tiny.yaml")
     assert code == 0
-    assert "tiny: fine" in out
+    assert "tiny.yaml: fine" in out
     (tmp_path / "tiny.yaml").write_text(RECIPE.replace("width", "widht").replace("steps: 4", "stepz: 4"))
     code, _, err = seqrl("check", "tiny.yaml")
     assert code == 2
