@@ -46,8 +46,8 @@ class DataConfig(Frozen):
 
 
 @dataclass(frozen=True)
-class Episodes:
-    """A set of episodes; every array has one entry an episode.
+class Selection:
+    """Episodes chosen from the stores of a run; every array has one entry an episode.
 
     Args:
         store: which store. row: first row, counted through all stores. length: steps. total: undiscounted return.
@@ -65,8 +65,8 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.row)
 
-    def pick(self, which: np.ndarray) -> "Episodes":
-        return Episodes(*(getattr(self, f)[which] for f in self.__dataclass_fields__))
+    def pick(self, which: np.ndarray) -> "Selection":
+        return Selection(*(getattr(self, f)[which] for f in self.__dataclass_fields__))
 
 
 def best_share(total: np.ndarray, length: np.ndarray, share: float) -> np.ndarray:
@@ -128,11 +128,11 @@ class Dataset:
         for i, (store, raw) in enumerate(zip(stores, config.sources, strict=True)):
             e = store.episodes
             here = np.full(len(e.row), i)
-            part = Episodes(here, e.row + self.first_row[i], e.length, e.total, np.ones(len(e.row)), np.arange(len(e.row)))
+            part = Selection(here, e.row + self.first_row[i], e.length, e.total, np.ones(len(e.row)), np.arange(len(e.row)))
             if raw.get("top"):
                 part = part.pick(best_share(part.total, part.length, raw["top"]))
             parts.append(part)
-        every = Episodes(*(np.concatenate([getattr(p, f) for p in parts]) for f in Episodes.__dataclass_fields__))
+        every = Selection(*(np.concatenate([getattr(p, f) for p in parts]) for f in Selection.__dataclass_fields__))
         every = every.pick(every.length > 0)
         if config.top:
             every = every.pick(best_share(every.total, every.length, config.top))
@@ -178,7 +178,7 @@ class Dataset:
         return [s.path.name for s in self.stores]
 
 
-def _weighed(part: Episodes, weights: np.ndarray) -> Episodes:
+def _weighed(part: Selection, weights: np.ndarray) -> Selection:
     """The same episodes, each source drawn by its weight, and within it every step equally often."""
     steps = np.bincount(part.store, part.length, len(weights))
     present = steps > 0

@@ -51,7 +51,7 @@ def fit(tokenizer: Tokenizer, dataset: Dataset, most: int = 2_000_000) -> None:
         parts.append({n: c[rows] for n, c in store_columns(dataset, i, names).items()})
     columns = {n: np.concatenate([p[n] for p in parts]) for n in names}
     config = dataset.config
-    tokenizer.fit(columns, asked_returns(dataset), dataset.train.length.max(), config.discount, config.delayed)
+    tokenizer.fit(columns, asked_returns(dataset), config.discount, config.delayed)
 
 
 def asked_returns(dataset: Dataset) -> np.ndarray:

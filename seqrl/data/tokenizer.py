@@ -31,7 +31,6 @@ class Tokenizer:
         self.slots = build_slots(config, spec)
         self.layout = Layout.parse(config.layout)
         self.returns: dict[str, float] = {}
-        self.max_step = 0
         self.discount, self.delayed = 1.0, False
 
     # ---- what a model must know -------------------------------------------------------------------------------------
@@ -51,7 +50,6 @@ class Tokenizer:
         self,
         columns: Mapping[str, np.ndarray],
         returns: np.ndarray,
-        max_step: int,
         discount: float = 1.0,
         delayed: bool = False,
     ) -> None:
@@ -61,7 +59,6 @@ class Tokenizer:
             columns: field -> ``(N, *shape)``, the real steps of the training episodes (no final rows).
             returns: ``(episodes,)`` what each would have had to be asked for at its first step: its return-to-go there,
                 under the discount. Their quantiles are kept as facts, for they are the default targets.
-            max_step: the longest episode, in steps.
             discount, delayed: how the returns-to-go were made, so that the agent spends its return the same way.
         """
         for slot in self.slots.values():
@@ -69,7 +66,7 @@ class Tokenizer:
         q10, q50, q90 = np.quantile(returns, (0.1, 0.5, 0.9))
         facts = {"min": returns.min(), "max": returns.max(), "mean": returns.mean(), "q10": q10, "q50": q50, "q90": q90}
         self.returns = {k: float(v) for k, v in facts.items()}
-        self.max_step, self.discount, self.delayed = int(max_step), float(discount), bool(delayed)
+        self.discount, self.delayed = float(discount), bool(delayed)
 
     @staticmethod
     def _flat(slot: SlotCodec, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -135,7 +132,6 @@ class Tokenizer:
             "spec": self.spec.to_json(),
             "state": {n: s.codec.state() for n, s in self.slots.items()},
             "returns": self.returns,
-            "max_step": self.max_step,
             "discount": self.discount,
             "delayed": self.delayed,
         }
@@ -161,7 +157,7 @@ class Tokenizer:
             made = cls(TokensConfig(**raw["config"]), EpisodeSpec.from_json(raw["spec"]))
             for name, slot in made.slots.items():
                 slot.codec.load_state(raw["state"][name])
-            made.returns, made.max_step = dict(raw["returns"]), int(raw["max_step"])
+            made.returns = dict(raw["returns"])
             made.discount, made.delayed = float(raw["discount"]), bool(raw["delayed"])
         except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as e:
             raise BundleError(f"{source}: this is no seqrl tokenizer ({type(e).__name__}: {e})") from e

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqrl.data.dataset import Episodes
+from seqrl.data.dataset import Selection
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Starts:
 class Windows:
     """Draws windows of up to ``context`` steps from a set of episodes."""
 
-    def __init__(self, episodes: Episodes, context: int) -> None:
+    def __init__(self, episodes: Selection, context: int) -> None:
         self.context = context
         self._row, self._length, self._weight = episodes.row, episodes.length, episodes.weight
         self._mass = np.cumsum(episodes.length * episodes.weight)

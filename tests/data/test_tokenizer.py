@@ -43,7 +43,7 @@ def columns(spec, n=50, seed=0):
 
 def fitted(spec, **tokens):
     tokenizer = Tokenizer(TokensConfig(**tokens), spec)
-    tokenizer.fit(columns(spec), np.array([1.0, 3.0]), 7)
+    tokenizer.fit(columns(spec), np.array([1.0, 3.0]))
     return tokenizer
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seqrl.data.dataset import Episodes, best_share
+from seqrl.data.dataset import Selection, best_share
 from seqrl.data.windows import Windows
 
 
@@ -9,7 +9,7 @@ def episodes(lengths, weights=None):
     lengths = np.asarray(lengths)
     row = np.cumsum(lengths + 1) - (lengths + 1)
     weights = np.ones(len(lengths)) if weights is None else np.asarray(weights, float)
-    return Episodes(np.zeros(len(lengths), int), row, lengths, np.zeros(len(lengths)), weights, np.arange(len(lengths)))
+    return Selection(np.zeros(len(lengths), int), row, lengths, np.zeros(len(lengths)), weights, np.arange(len(lengths)))
 
 
 def test_every_step_is_drawn_equally_often():

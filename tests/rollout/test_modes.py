@@ -23,7 +23,7 @@ def tokenizer_for(act, **tokens):
     columns = {"observation": rng.normal(size=(50, 3)), "return": rng.normal(size=50)}
     m = act["action"]
     low = np.zeros((50, m.size)) + (m.low or m.start)
-    tokenizer.fit(columns | {"action": low if m.n else low.astype(np.float32)}, np.ones(2), 9)
+    tokenizer.fit(columns | {"action": low if m.n else low.astype(np.float32)}, np.ones(2))
     return tokenizer
 
 
