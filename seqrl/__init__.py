@@ -62,18 +62,24 @@ def load(name: str | Path, device: str = "cpu") -> "Bundle":
     return bundle.load(name, device)
 
 
-def evaluate(name: str | Path, **settings: Any) -> "Report":
-    """Plays a bundle or run in its real environment.
+def evaluate(name: str | Path, **settings: Any) -> "Report | dict[str, Report]":
+    """Plays a bundle or run in its real environment, or in that of each of its domains.
 
     Args:
         name: a bundle or run folder.
         settings: ``targets, episodes, envs, seed, mode, env`` and whatever else ``EvalConfig`` has; the rest is the recipe's.
+            What a single domain has otherwise stands in ``domains``: ``domains={"hopper": {"play": False}}``.
+
+    Returns:
+        the report; of a model that was trained on packed rows one a domain, ``{name: report}``. Where a domain could not be
+        played its report has no targets, and ``failed`` says why.
 
     Raises:
-        UserError: the bundle is not whole, or the environment cannot be made.
+        UserError: the bundle is not whole, settings do not fit it, or no environment can be made.
     """
     from seqrl import bundle
-    from seqrl.rollout.evaluate import config_for, evaluate
+    from seqrl.rollout.evaluate import config_for, evaluate_all
 
     loaded = bundle.load(name)
-    return evaluate(loaded.model, loaded.tokenizer, config_for(loaded.recipe, settings))
+    found = evaluate_all(loaded.model, loaded.tokenizer, config_for(loaded.recipe, settings))
+    return found.get("", found)

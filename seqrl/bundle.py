@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from seqrl.core import kinds
-from seqrl.core.contracts import Policy
 from seqrl.core.errors import BundleError, RecipeError
+from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -29,14 +29,14 @@ FORMAT = 1
 class Bundle:
     """A loaded bundle: the model in eval mode, its tokenizer, the resolved recipe, what was measured, and where it lies."""
 
-    model: Policy
-    tokenizer: Tokenizer
+    model: Any
+    tokenizer: Tokenizer | Mixture
     recipe: Mapping[str, Any]
     metrics: Mapping[str, Any]
     path: Path
 
 
-def save(folder: Path, model: Any, tokenizer: Tokenizer, recipe: str, metrics: Mapping[str, Any]) -> None:
+def save(folder: Path, model: Any, tokenizer: Tokenizer | Mixture, recipe: str, metrics: Mapping[str, Any]) -> None:
     """Writes a complete bundle into ``folder`` (made if need be). The caller makes it atomic."""
     # transformers' own files, written by hand: its save_pretrained imports DeepSpeed (seconds) and draws a progress bar.
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,8 +107,14 @@ def load(name: str | Path, device: str = "cpu", trust: bool = False) -> Bundle:
         raise BundleError(f"{folder / 'recipe.yaml'}: names no model.kind") from e
     if not trust and not kinds.is_own(kind):
         raise BundleError(f"{folder}: asks for code of another package ({kind}); load it with trust=True if you trust it")
-    tokenizer = Tokenizer.load(folder, trust)
+    tokenizer = read_tokenizer(folder / "tokenizer.json", trust)
     return Bundle(load_model(folder, kind, device), tokenizer, recipe, metrics, folder)
+
+
+def read_config(folder: Path, kind: str) -> Any:
+    """The config of a bundle's model, the kind's own settings alone; raises BundleError where there is none to read."""
+    raw = _read(folder / "config.json", json.loads)
+    return kinds.load(kind).Config(**{k: v for k, v in raw.items() if k in kinds.settings(kind)})
 
 
 def load_model(folder: Path, kind: str, device: str = "cpu") -> Any:
@@ -122,12 +128,11 @@ def load_model(folder: Path, kind: str, device: str = "cpu") -> Any:
         BundleError: a weight is missing, left over, of another shape, or the file is truncated.
     """
     module = kinds.load(kind)
-    raw = _read(folder / "config.json", json.loads)
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise BundleError(f"{folder}: there is no model.safetensors in it, so it is no complete bundle")
     try:
-        config = module.Config(**{k: v for k, v in raw.items() if k in kinds.settings(kind)})
+        config = read_config(folder, kind)
         # Built without memory, then given the file's tensors: nothing is initialised only to be overwritten.
         with torch.device("meta"):
             model = module.Model(config)

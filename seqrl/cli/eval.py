@@ -1,15 +1,15 @@
-"""``seqrl eval``: play a trained policy in its real environment, for one or more targets, and score it."""
+"""``seqrl eval``: play a trained policy in its real environments, for one or more targets, and score it."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from seqrl.cli._scores import print_reports
 from seqrl.core.errors import UserError
 
-if TYPE_CHECKING:
-    from seqrl.rollout.evaluate import Report
+__all__ = ["evaluate_command", "print_reports"]
 
 
 def _numbers(text: str | None) -> list[float] | None:
@@ -23,6 +23,7 @@ def _numbers(text: str | None) -> list[float] | None:
 
 def evaluate_command(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE|RUN", help="A bundle, or a run (its last checkpoint is meant).")],
+    domain: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Of several domains only these.")] = None,
     env: Annotated[str | None, typer.Option(metavar="ID", help="Another environment than the data's.")] = None,
     targets: Annotated[str | None, typer.Option(metavar="R,R", help="Target returns, such as 3600,1800.")] = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Episodes for each target.")] = None,
@@ -50,58 +51,48 @@ def evaluate_command(
     }
 
     from seqrl.bundle import load
-    from seqrl.rollout.evaluate import config_for, evaluate
+    from seqrl.rollout.evaluate import config_for, evaluate_all
+    from seqrl.rollout.players import only, plan
+    from seqrl.rollout.result import to_json
     from seqrl.train.progress import bar
 
     loaded = load(bundle)
     config = config_for(loaded.recipe, {k: v for k, v in wanted.items() if v is not None})
+    if domain is not None:
+        config = only(config, loaded.tokenizer, [name.strip() for name in domain.split(",")])
+    plans = plan(loaded.tokenizer, config)
     with bar("evaluating", "episode") as show:
-        report = evaluate(loaded.model, loaded.tokenizer, config, show)
-    print_report(report)
+        reports = evaluate_all(loaded.model, loaded.tokenizer, config, show)
+    print_reports(reports)
     # What took long is kept first; a picture that cannot be drawn must not cost it.
     if json_file is not None:
-        json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        json_file.write_text(json.dumps(to_json(reports), indent=1) + "\n", encoding="utf-8")
     run = Path(bundle)
     if (run / "recipe.yaml").is_file() and (run / "checkpoints").is_dir():
         from seqrl.report.page import write_report
-        from seqrl.train.finish import keep_report
+        from seqrl.train.finish import keep_reports
 
-        keep_report(run, report)
+        keep_reports(run, reports, others=domain is not None)
         typer.echo(f"report  {write_report(run)}")
     if gif is not None:
+        _film(loaded, {name: how for name, how in plans.items() if not reports[name].failed}, gif)
+
+
+def _film(loaded: Any, plans: dict[str, Any], gif: Path) -> None:
+    """The clip that was asked for, or one for each domain; raises UserError where one cannot be drawn."""
+    from seqrl.train.finish import draw_clips
+
+    # One domain alone has the very name that was asked for.
+    if len(plans) == 1:
         from seqrl.rollout.clip import record
+        from seqrl.rollout.players import players
 
-        record(loaded.model, loaded.tokenizer, config, gif)
+        ((name, how),) = plans.items()
+        record(*players(loaded.model, loaded.tokenizer)[name], how, gif)
         typer.echo(f"clip    {gif}")
-
-
-def print_report(report: "Report") -> None:
-    """The scores as a table, and under it what the normalised ones mean."""
-    from rich.console import Console
-    from rich.table import Table
-
-    facts = report.to_json()
-    table = Table(title=f"{facts['env']}, seed {facts['seed']}, {facts['mode']}", title_justify="left")
-    for name in ("target", "episodes", "mean", "± sd", "IQM", "95 % interval", "normalised"):
-        table.add_column(name, justify="right")
-    for t in facts["targets"]:
-        asked = "–" if t["target"] is None else f"{t['target']:g}"
-        low, high = t["ci95"]
-        scored = "–" if t["normalized"] is None else f"{t['normalized']:.1f}"
-        table.add_row(
-            asked,
-            str(t["episodes"]),
-            f"{t['mean']:.1f}",
-            f"{t['std']:.1f}",
-            f"{t['iqm']:.1f}",
-            f"{low:.1f} to {high:.1f}",
-            scored,
-        )
-    console = Console()
-    console.print(table)
-    one = facts["targets"][0]
-    if one["normalized"] is not None:
-        verdict = "may" if one["comparable"] else "not to"
-        console.print(f"normalised: reference {one['reference']}", style="dim", highlight=False)
-        console.print(f"{verdict} be compared with D4RL papers' tables: {report.why}", style="dim", highlight=False)
-    console.print(f"{facts['env_steps_per_second']:,.0f} environment steps per second", style="dim", highlight=False)
+        return
+    made, missing = draw_clips(loaded, plans, gif)
+    for path in made:
+        typer.echo(f"clip    {path}")
+    if missing:
+        raise UserError("\n".join(missing))

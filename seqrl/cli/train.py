@@ -9,6 +9,7 @@ from seqrl.core.errors import UserError
 
 if TYPE_CHECKING:
     from seqrl.train.clockwork import Outcome
+    from seqrl.train.recipe import Recipe
 
 Words = Annotated[
     list[str] | None, typer.Argument(help="RECIPE, then any number of key=value overrides", metavar="RECIPE [key=value ...]")
@@ -22,6 +23,17 @@ def _split(words: list[str] | None) -> tuple[str | None, list[str]]:
     return named, words[1:] if named else words
 
 
+def _load(name: str, overrides: list[str]) -> "Recipe":
+    """The recipe, and whether it evaluates domains that its sources have."""
+    from seqrl.data.dataset import domains_of
+    from seqrl.rollout.players import check_domains
+    from seqrl.train import recipe as recipes
+
+    recipe = recipes.load(name, overrides)
+    check_domains(recipe.evaluate, domains_of(recipe.data.sources) if recipe.tokens.pack else ())
+    return recipe
+
+
 def train(
     words: Words = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME where not given.")] = None,
@@ -33,9 +45,7 @@ def train(
         raise UserError(f"--resume {resume} goes on with that run as it is; leave out {name or out or overrides[0]}")
     if resume is None and name is None:
         raise UserError("name a recipe (seqrl recipes ls) or a run to go on with (--resume DIR)")
-    from seqrl.train import recipe as recipes
-
-    recipe = recipes.load(name, overrides) if name else None
+    recipe = _load(name, overrides) if name else None
     out = out or resume or Path("runs") / recipe.name
     from seqrl.train import run
 
@@ -45,13 +55,13 @@ def train(
 
 def show_outcome(outcome: "Outcome") -> None:
     """Prints the scores, if there are any, and where to look."""
-    from seqrl.cli.eval import print_report
+    from seqrl.cli.eval import print_reports
     from seqrl.train.finish import finish
 
     if not outcome.main:
         return
-    if outcome.report:
-        print_report(outcome.report)
+    if outcome.reports:
+        print_reports(outcome.reports)
     page, missing = finish(outcome.run)
     for said in missing:
         typer.echo(said, err=True)
@@ -63,10 +73,15 @@ def check(words: Words = None) -> None:
     name, overrides = _split(words)
     if name is None:
         raise UserError("name a recipe: a shelf name (seqrl recipes ls) or a file")
-    from seqrl.train import recipe as recipes
+    from seqrl.data.slots import WINDOW
 
-    recipe = recipes.load(name, overrides)
+    recipe = _load(name, overrides)
     sources = ", ".join(str(s.get("id") or s.get("path") or s.get("env") or s["kind"]) for s in recipe.data.sources)
-    how = f"{recipe.train.steps:,} steps of {recipe.train.batch} windows, {recipe.train.precision}"
-    typer.echo(f"{name}: fine\n  data    {sources}\n  stream  {recipe.tokens.layout}, {recipe.tokens.context} steps")
+    pack, unit = recipe.tokens.pack, "rows" if recipe.tokens.pack else "windows"
+    span = f"packed rows of {pack:,} tokens" if pack else f"{recipe.tokens.context or WINDOW} steps"
+    how = f"{recipe.train.steps:,} steps of {recipe.train.batch} {unit}, {recipe.train.precision}"
+    layouts = {n: d.layout for n, d in recipe.tokens.domains.items() if d.layout}
+    typer.echo(f"{name}: fine\n  data    {sources}\n  stream  {recipe.tokens.layout}, {span}")
+    for domain, layout in layouts.items():
+        typer.echo(f"          {domain}: {layout}")
     typer.echo(f"  model   {recipe.model['kind']}\n  train   {how}")

@@ -4,13 +4,14 @@ These are Protocols: nothing inherits from them. Letters: B rows, L tokens, T en
 D width, V vocabulary, A action dims.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
+from seqrl.core.packed import PackedBatch
 from seqrl.core.stream import StreamBatch
 
 if TYPE_CHECKING:
@@ -46,13 +47,22 @@ class Codec(Protocol):
 
     A codec of texts or pictures says so by an attribute ``reads``, the kinds of modality it takes; all others get numbers.
 
-    A continuous codec (``continuous`` true) gives ``[..., width]`` float32 numbers and has ``vocab`` 0; a discrete one gives
-    ``[..., width]`` int64 codes in ``[0, vocab)``.
+    A continuous codec (``continuous`` true) gives ``[..., width]`` numbers and has ``vocab`` 0; a discrete one gives
+    ``[..., width]`` int64 codes in ``[0, vocab)``. A codec whose values differ in length fills up with its ``pad``, the last
+    code, and tells the real ones by ``lengths(codes) -> (N,)``; a codec of pictures describes them by ``image``.
     """
 
     width: int
     vocab: int
     continuous: bool
+    dtype: str
+    """Of encoded values: float32, uint8 (pictures) or int64."""
+    tokens: int
+    """K: tokens of a stream one value takes, where slots are not joined into one token."""
+    share: str
+    """Discrete codecs with the same word may use the same range of ids; "" for continuous ones."""
+    chunk: int
+    """Consecutive steps that one value spans: 1 but for action chunks, whose ``encode`` takes ``(N, chunk * dim)``."""
     tolerance: float
     """Largest ``|decode(encode(x)) - x|`` over values inside the fitted range, in units of the value."""
 
@@ -80,12 +90,24 @@ class Ports:
         widths: slot -> numbers per step if continuous, codes per step (K) if discrete.
         vocabs: slot -> codes V of a discrete slot, 0 for a continuous one.
         bounded: slot -> whether its values lie in [-1, 1] (so that a tanh head fits).
+        tokens: slot -> tokens of a packed stream that a value takes.
+        shares: slot -> name of the range of ids it may share with others.
+        images: slot -> shape, patch size and encoder of a slot of pictures.
+        levels: ``reward`` and ``return``, where they are codes -> what each of the V means, in units of the reward.
+        discount: of the returns-to-go.
+        context: most environment steps that are seen at once; 0 where that is not known.
     """
 
     layout: str
     widths: Mapping[str, int]
     vocabs: Mapping[str, int]
     bounded: Mapping[str, bool]
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    discount: float = 1.0
+    context: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +115,8 @@ class Losses:
     """Named loss terms, unreduced, each with its mask; reduced by sum and count over ranks and accumulation steps.
 
     Args:
-        terms: name -> (values, mask), two tensors of one shape; values are per element, the mask is true where it counts.
+        terms: name -> (values, mask), two tensors of one shape; values are per element, the mask is true where it counts, or
+            a weight of at least 0.
     """
 
     terms: Mapping[str, tuple["torch.Tensor", "torch.Tensor"]]
@@ -112,16 +135,20 @@ class Losses:
 class Model(Protocol):
     """Every trainable model: a ``transformers.PreTrainedModel`` with its config standing directly above it.
 
-    The module offers ``Model`` and ``Config``; ``Config.for_ports(ports, **settings)`` makes the config for some data, and
-    ``Config.tiny(ports)`` the smallest sensible one, for tests.
+    The module offers ``Model`` and ``Config``; ``Config.for_ports(ports, **settings)`` makes the config for some data (in a
+    module of packed rows ``Config.for_domains(ports of each domain, length, **settings)``), and ``Config.tiny(ports)`` the
+    smallest sensible one, for tests. A model that begins with somebody's weights offers ``Model.begin(config)``, which alone
+    reads them: ``Model(config)`` looks at nothing outside its config.
     """
 
     losses: tuple[str, ...]
     """The names ``forward`` answers; a recipe's weights must have just these."""
 
-    def forward(self, batch: StreamBatch) -> Losses: ...
+    def forward(self, batch: StreamBatch | PackedBatch) -> Losses:
+        """A model reads windows of one layout, or packed rows; its module's ``PACKED`` says which."""
+        ...
 
-    def counts(self, batch: StreamBatch) -> dict[str, "torch.Tensor"]:
+    def counts(self, batch: StreamBatch | PackedBatch) -> dict[str, "torch.Tensor"]:
         """How many elements each loss will count in ``batch``; lets a batch be computed in pieces and weighed as a whole."""
         ...
 

@@ -67,6 +67,14 @@ def load(kind: str, room: str | None = None) -> ModuleType:
 
 
 @lru_cache
+def reads_packed(kind: str) -> bool:
+    """Whether a model kind reads packed rows (``PACKED = True`` stands in its file), read without importing it."""
+    tree = ast.parse(Path(importlib.util.find_spec(_full_name(kind, None)).origin).read_text(encoding="utf-8"))
+    said = (n for n in tree.body if isinstance(n, ast.Assign) and [ast.unparse(t) for t in n.targets] == ["PACKED"])
+    return any(isinstance(n.value, ast.Constant) and n.value.value is True for n in said)
+
+
+@lru_cache
 def settings(kind: str) -> dict[str, tuple[Any, Any]]:
     """A model kind's settings, ``name -> (type, default)``, read from its source without importing it.
 

@@ -26,7 +26,8 @@ class Stream:
     Args:
         layout: the order of slots.
         values: slot -> ``(T, dim)`` float32 where the slot is continuous, ``(T, K)`` int64 codes otherwise.
-        tracks: ``slot, time, part, pos`` of ``Layout.tracks`` and ``target`` (1 where the token is trained), each ``(L,)``.
+        tracks: ``slot, time, part, pos`` of ``Layout.tracks`` ``target`` (1 where the token is trained) and ``readout`` (bit
+            i: the i-th trained read-out is predicted here), each ``(L,)``.
         raw: slot -> ``(T, …)`` the value as the world gave it, to be read beside its codes.
     """
 
@@ -74,6 +75,10 @@ class StreamBatch:
     def to(self, device: Any) -> "StreamBatch":
         """The same batch on another device; tensors already there are not copied."""
         return self._map(lambda t: t.to(device, non_blocking=True))
+
+    def split(self, pieces: int) -> "list[StreamBatch]":
+        """The rows dealt out to ``pieces`` batches of equally many."""
+        return [self] if pieces == 1 else [self[i::pieces] for i in range(pieces)]
 
     def __getitem__(self, rows: Any) -> "StreamBatch":
         """A batch of the chosen rows (a slice, an index tensor or a mask)."""

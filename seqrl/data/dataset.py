@@ -21,14 +21,19 @@ from seqrl.core.episode import EpisodeSpec, Modality
 from seqrl.core.errors import DataError, RecipeError
 from seqrl.data.store import Progress, Store, prepare
 
-_OWN = ("weight", "top")
+OWN = ("weight", "top", "domain", "tokens")
+"""What stands beside a source's own settings."""
+MAIN = "main"
+"""The domain of sources that name none."""
 
 
 class DataConfig(Frozen):
     """What a run learns from."""
 
     sources: list[dict[str, Any]] = Field(min_length=1)
-    """One entry a dataset: ``kind`` and its settings; ``weight`` (share of the windows) and ``top`` may stand beside."""
+    """One entry a dataset: ``kind`` and its settings. Beside them may stand ``weight`` (share of the windows, or of the tokens
+    of packed rows) and ``top``; and for packed rows ``domain`` (sources of one domain have the same spaces and the same layout)
+    and ``tokens`` (the most of this source that is used)."""
     top: float | None = Field(None, gt=0, le=1)
     """Keep only the best episodes by return that hold this share of the steps (%BC, Chen et al. 2021, section 5.1)."""
     held_out: float = Field(0.05, ge=0, lt=1)
@@ -84,7 +89,7 @@ def _bounds(m: Modality) -> np.ndarray:
     return np.array([end if end is not None else (far,) * m.size for end, far in ends], np.float64)
 
 
-def _clash(ours: Modality, theirs: Modality, acted: bool) -> str | None:
+def clash(ours: Modality, theirs: Modality, acted: bool) -> str | None:
     """In what two fields of one name differ so that their values would not mean the same; None where they do not."""
     for what in ("kind", "shape", "n"):
         if getattr(ours, what) != getattr(theirs, what):
@@ -110,7 +115,7 @@ def _check_same(first: EpisodeSpec, other: EpisodeSpec) -> None:
         if odd:
             raise DataError(f"{first.id} and {other.id} cannot be one dataset: only one of them has {what}.{odd[0]}")
         for name in ours:
-            wrong = _clash(ours[name], theirs[name], acted)
+            wrong = clash(ours[name], theirs[name], acted)
             if wrong:
                 raise DataError(f"{first.id} and {other.id} cannot be one dataset: {what}.{name} differs in {wrong}")
 
@@ -191,9 +196,36 @@ def open_dataset(config: DataConfig, progress: Progress | None = None) -> Datase
     return Dataset([prepare(_source(raw, i), progress) for i, raw in enumerate(config.sources)], config)
 
 
+def domains_of(sources: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    """domain -> the numbers of its sources, in the recipe's order."""
+    found: dict[str, list[int]] = {}
+    for i, raw in enumerate(sources):
+        found.setdefault(str(raw.get("domain") or MAIN), []).append(i)
+    return found
+
+
+def open_domains(config: DataConfig, progress: Progress | None = None) -> dict[str, Dataset]:
+    """One Dataset a domain, its sources joined; weights between sources are left to whoever draws from all of them.
+
+    Raises:
+        DataError: sources of one domain differ in their spaces.
+    """
+    made = {}
+    for name, numbers in domains_of(config.sources).items():
+        raw = [{k: v for k, v in config.sources[i].items() if k != "weight"} for i in numbers]
+        stores = [prepare(_source(config.sources[i], i), progress) for i in numbers]
+        try:
+            made[name] = Dataset(stores, config.model_copy(update={"sources": raw}))
+        except DataError as e:
+            if len(numbers) == 1:
+                raise
+            raise DataError(f"domain '{name}': {e}; give sources of different spaces a 'domain' each") from e
+    return made
+
+
 def _source(raw: dict[str, Any], i: int) -> Source:
     place = f"data.sources.{i}"
     if "kind" not in raw:
         raise RecipeError(f"{place}: name its kind ({', '.join(kinds.names('sources'))})")
     module = kinds.load(raw["kind"], "sources")
-    return module.Source(validate(module.Config, {k: v for k, v in raw.items() if k not in _OWN}, {}, place))
+    return module.Source(validate(module.Config, {k: v for k, v in raw.items() if k not in OWN}, {}, place))

@@ -1,16 +1,17 @@
 """Slots: which raw values stand in which slot of the layout, and which codec serves each.
 
 A slot is made of one or more fields, flattened and joined in order. The fields ``return``, ``reward`` and ``done`` are
-computed; all others are observations or actions of the data. What a recipe leaves out is chosen by what the data are: states
-are standardised vectors, bounded actions are stretched to [-1, 1], choices stay choices, returns are scaled.
+computed, as is ``separator``, a constant; all others are observations or actions of the data. What a recipe leaves out is
+chosen by what the data are: states are standardised vectors, bounded actions are stretched to [-1, 1], choices stay choices,
+returns are scaled, pictures are cut into patches, texts are read by the tokenizer on the shelf.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from seqrl.core import kinds
 from seqrl.core.config import Frozen, validate
@@ -20,10 +21,39 @@ from seqrl.core.errors import RecipeError, did_you_mean
 from seqrl.core.layout import Layout
 
 _NUMBER = Modality("vector", (), "float32", (-np.inf,), (np.inf,))
-COMPUTED = {"return": _NUMBER, "reward": _NUMBER, "done": Modality("discrete", (), "int64", n=(2,))}
-# Stores keep images and texts too, but a codec for numbers would take pixels, or the numbers of texts, for some; so a codec
-# gets none of them that does not name them in ``reads``.
+COMPUTED = {
+    "return": _NUMBER,
+    "reward": _NUMBER,
+    "done": Modality("discrete", (), "int64", n=(2,)),
+    "separator": Modality("discrete", (), "int64", n=(1,)),
+}
+# A codec for numbers would take pixels, or the numbers of texts, for some; so a codec gets none of them that does not name
+# them in ``reads``.
 _NUMBERS = ("vector", "discrete")
+WINDOW = 20
+"""Steps of a window where the recipe gives none (Chen et al. 2021)."""
+
+
+class DomainTokens(Frozen):
+    """What one domain has otherwise than the recipe says for all."""
+
+    layout: str | None = None
+    """Order of the slots of a step."""
+    context: int | None = Field(None, ge=1)
+    """Most environment steps of an episode in one document."""
+    slots: dict[str, dict[str, Any]] = {}
+    """Codecs of this domain's slots; they take the place of those given for all."""
+
+
+class Prompts(Frozen):
+    """Demonstrations put in front of a document, from another episode of the same source (Reed et al. 2022, section 2.3)."""
+
+    share: float = Field(0.25, ge=0, le=1)
+    """Share of the documents that get one."""
+    end: float = Field(0.5, ge=0, le=1)
+    """Share of the prompts that are the end of their episode; the others come from anywhere in it."""
+    steps: int = Field(8, ge=1)
+    """Environment steps of a prompt."""
 
 
 class TokensConfig(Frozen):
@@ -31,10 +61,38 @@ class TokensConfig(Frozen):
 
     layout: str = "return state action"
     """Order of the slots of a step, such as ``return state action > reward``."""
-    context: int = Field(20, ge=1)
-    """Environment steps in a window (K in the Decision Transformer paper)."""
+    context: int | None = Field(None, ge=1)
+    """Environment steps in a window (K in the Decision Transformer paper), 20 where null; in packed rows the most steps of an
+    episode in one document, as many as a row holds where null."""
     slots: dict[str, dict[str, Any]] = {}
     """Per slot: ``kind`` of codec, its settings, and ``from``, the fields it is made of. Slots not named take the default."""
+    pack: int | None = Field(None, ge=2)
+    """Tokens in a packed row (L): every code and every patch is a token of its own, and documents stand one behind the other.
+    Null trains on windows, one token a slot."""
+    domains: dict[str, DomainTokens] = {}
+    """What single domains (see data.sources.domain) have otherwise; for packed rows."""
+    prompts: Prompts | None = None
+    """Demonstrations in front of some documents; for packed rows."""
+    weigh: Literal["tokens", "rows", "documents"] = "tokens"
+    """What counts the same in the loss: every trained token; every place of the packed rows, so that a step counts by the
+    tokens it takes and a source's weight is its share of the loss too; or every document, as if each were a row of its own."""
+    fitted: str | None = None
+    """A fitted tokenizer to take instead of fitting one: a name on the shelf, or a file of ``seqrl tokens fit``."""
+
+    @model_validator(mode="after")
+    def _packed(self) -> "TokensConfig":
+        for name in ("domains", "prompts"):
+            if getattr(self, name) and self.pack is None:
+                raise ValueError(f"{name}: are for packed rows; give tokens.pack, the tokens in a row (such as 512)")
+        return self
+
+    def of_domain(self, name: str) -> "TokensConfig":
+        """These settings as they hold for one domain."""
+        own = self.domains.get(name, DomainTokens())
+        layout, context = own.layout or self.layout, own.context or self.context
+        known = Layout.parse(layout).names
+        slots = {n: s for n, s in self.slots.items() if n in known} | own.slots
+        return self.model_copy(update={"layout": layout, "context": context, "slots": slots, "domains": {}, "fitted": None})
 
 
 @dataclass(frozen=True)
@@ -63,6 +121,12 @@ def _join(fields: Iterable[str], spec: EpisodeSpec) -> Modality:
             )
         parts.append(known[name])
     found = {m.kind for m in parts}
+    if len(parts) == 1 and not found <= set(_NUMBERS):
+        return parts[0]
+    if found & {"image", "text"}:
+        raise RecipeError(
+            f"tokens.slots: {', '.join(fields)}: a slot of pictures or texts is made of one field; choose with 'from'"
+        )
     if len(found) > 1:
         raise RecipeError(
             f"tokens.slots: fields {', '.join(fields)} are of different kinds ({', '.join(sorted(found))}); choose with 'from'"
@@ -78,7 +142,7 @@ def _join(fields: Iterable[str], spec: EpisodeSpec) -> Modality:
 
 
 def _default_fields(slot: str, spec: EpisodeSpec) -> tuple[str, ...]:
-    if slot in COMPUTED:
+    if slot in COMPUTED or slot in spec.obs:
         return (slot,)
     if slot == "action":
         return tuple(spec.act)
@@ -86,12 +150,17 @@ def _default_fields(slot: str, spec: EpisodeSpec) -> tuple[str, ...]:
         return tuple(name for name, m in spec.obs.items() if m.kind == "vector") or tuple(
             name for name, m in spec.obs.items() if m.kind == "discrete"
         )
+    if slot in ("task", "image"):
+        kind = "text" if slot == "task" else "image"
+        return tuple(name for name, m in spec.obs.items() if m.kind == kind)[:1] or (slot,)
     return (slot,)
 
 
 def _default_codec(slot: str, modality: Modality) -> dict[str, Any]:
     if modality.kind == "discrete":
         return {"kind": "discrete"}
+    if modality.kind in ("text", "image"):
+        return {"kind": "text" if modality.kind == "text" else "patches"}
     if slot in ("return", "reward"):
         return {"kind": "scale"}
     if slot == "action":
@@ -124,8 +193,8 @@ def _build(name: str, raw: dict[str, Any], spec: EpisodeSpec) -> SlotCodec:
     if modality.kind not in getattr(module.Codec, "reads", _NUMBERS):
         others = [n for n, m in {**spec.obs, **spec.act}.items() if m.kind in _NUMBERS]
         raise RecipeError(
-            f"tokens.slots.{name}: '{', '.join(fields)}' is {modality.kind}, and no codec here reads {modality.kind} yet; "
-            f"choose other fields with 'from' (there are: {', '.join(others) or 'none'})"
+            f"tokens.slots.{name}: '{', '.join(fields)}' is {modality.kind}, which the codec '{raw['kind']}' does not read; "
+            f"choose another codec, or other fields with 'from' (there are: {', '.join(others) or 'none'})"
         )
     settings = validate(module.Config, raw, {}, f"tokens.slots.{name}")
     return SlotCodec(fields, modality, settings, module.Codec(settings, modality))

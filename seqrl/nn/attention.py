@@ -1,6 +1,7 @@
 """Causal attention: who sees whom, the product itself, and the layer around it.
 
-There is no padding mask anywhere: rows are right-padded, and with causal attention no real token sees padding. A pass may
+A row that holds one document needs no mask: it is right-padded, and with causal attention no real token sees padding. Rows
+*packed* with several documents, and passes over a cache, carry a mask that is made once and shared by all blocks. A pass may
 *read* only some tokens: then keys and values are made for all tokens, queries only for those, which gives their outputs
 exactly and saves the rest.
 
@@ -36,7 +37,8 @@ class Sight:
 
     Args:
         places: ``[1 or B, L]`` int64, the place of each token among the keys; it sees the keys up to there.
-        mask: ``[1 or B, 1, R, S]`` bool, true where a query sees a key, or None: the causal square.
+        mask: ``[1 or B, 1, R, S]``, or None: the causal square. Bool, true where a query sees a key; or numbers that are
+            added to the scores, 0 and -inf, which spares every block turning the one into the other.
         turn_q, turn_k: rotary angles of queries and keys, or None.
     """
 
@@ -70,14 +72,37 @@ def see_square(tokens: int, theta: float | None, head_dim: int, device: torch.de
     return Sight(places, None, by, by)
 
 
-def see_cache(start: Tensor, tokens: int, slots: int, theta: float | None, head_dim: int) -> Sight:
-    """The sight of ``tokens`` new tokens from position ``start [B]`` on, over the slots of a cache (see nn/kv.py)."""
-    places = start[:, None] + torch.arange(1, tokens + 1, device=start.device)
-    keys = torch.arange(slots, device=start.device)
+def places_in(pack: Tensor) -> Tensor:
+    """``[B, L]`` place of each token within its own document, counted from 0; for ``pack`` see ``see_packed``."""
+    at = torch.arange(pack.shape[1], device=pack.device)
+    begins = torch.ones_like(pack, dtype=torch.bool)
+    begins[:, 1:] = pack[:, 1:] != pack[:, :-1]
+    return at - at.where(begins, 0).cummax(1).values
+
+
+def see_packed(pack: Tensor, pos: Tensor, theta: float | None, head_dim: int, dtype: torch.dtype = torch.float32) -> Sight:
+    """The sight of rows that hold several documents: a token sees those of its own document up to itself.
+
+    Args:
+        pack: ``[B, L]`` int64, the document of each token within its row; -1 is padding. Documents are contiguous.
+        pos: ``[B, L]`` int64, position within the document, for rotary angles.
+        theta, head_dim: as in ``rotary.turn``; None for no rotary positions.
+        dtype: of the numbers added to the scores; that of the queries, where it is known.
+    """
+    # Padding counts as one more document, so that every token sees at least itself and softmax has something to share out.
+    seen = (pack[:, :, None] == pack[:, None, :]).tril_()
+    mask = torch.zeros((), dtype=dtype, device=pack.device).where(seen, -math.inf)
+    by = turn(pos, head_dim, theta) if theta else None
+    return Sight(torch.arange(pack.shape[1], device=pack.device)[None], mask[:, None], by, by)
+
+
+def see_cache(places: Tensor, slots: int, theta: float | None, head_dim: int) -> Sight:
+    """The sight of new tokens at positions ``places [B, L]`` over the first ``slots`` slots of a cache (see nn/kv.py)."""
+    at, keys = places + 1, torch.arange(slots, device=places.device)
     # Slot 0 is seen by the token in it alone: somebody must be seen, or softmax has nothing to share out.
-    mask = (keys <= places[..., None]) & ((keys > 0) | (places[..., None] == 0))
-    by = turn(places - 1, head_dim, theta) if theta else None
-    return Sight(places, mask[:, None], by, by)
+    mask = (keys <= at[..., None]) & ((keys > 0) | (at[..., None] == 0))
+    by = turn(places, head_dim, theta) if theta else None
+    return Sight(at, mask[:, None], by, by)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float) -> Tensor:
@@ -92,6 +117,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float) ->
         ``[B, H, R, d]``.
     """
     shared = q.shape[1] != k.shape[1]
+    if mask is not None and mask.dtype not in (torch.bool, q.dtype):
+        mask = mask.to(q.dtype)
     if drop and q.device.type == "cpu":
         # On CPU the library's fused kernel knows no dropout; this is its plain form with a cheaper draw.
         if shared:
@@ -105,7 +132,7 @@ def _attend_dropped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: 
     S = k.shape[2]
     if mask is None:
         mask = torch.ones(R, S, dtype=torch.bool, device=q.device).tril()
-    hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -math.inf)
+    hidden = mask if mask.dtype != torch.bool else q.new_zeros(()).where(mask, -math.inf)
     q, k, v = (t.reshape(B * H, -1, d) for t in (q, k, v))
     hidden = hidden.expand(B, H, R, S).reshape(B * H, R, S) if len(mask) == B > 1 else hidden.view(-1, R, S)[:1]
     weights = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=d**-0.5).softmax(-1)

@@ -115,12 +115,19 @@ class Categorical(nn.Module):
 
     def answer(self, x: Tensor, sample: bool, uniform: Tensor | None, temperature: float) -> Tensor:
         """Codes ``[..., K]`` int64: the likeliest, or drawn by the inverse of the cumulative probabilities."""
-        logits = self(x)
-        if not sample:
-            return logits.argmax(-1)
-        below = (logits / temperature).softmax(-1).cumsum(-1) < _uniform(uniform).to(logits)[..., None]
-        # The sum of probabilities may end below one by rounding, and a uniform number above it.
-        return below.sum(-1).clamp(max=self.shape[1] - 1)
+        return draw(self(x), sample, uniform, temperature)
+
+
+def draw(logits: Tensor, sample: bool, uniform: Tensor | None, temperature: float = 1.0) -> Tensor:
+    """Codes ``[...]`` int64 from ``[..., V]``: the likeliest, or drawn with ``uniform [...]`` in (0, 1).
+
+    Drawn by the inverse of the cumulative probabilities.
+    """
+    if not sample:
+        return logits.argmax(-1)
+    below = (logits / temperature).softmax(-1).cumsum(-1) < _uniform(uniform).to(logits)[..., None]
+    # The sum of probabilities may end below one by rounding, and a uniform number above it.
+    return below.sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def make_head(

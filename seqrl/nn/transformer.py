@@ -3,7 +3,8 @@
 It takes what stands in a stream already embedded, ``[B, L, D]``, and answers vectors. Four families share it, each the twin
 of a class of transformers (see nn/twins.py for moving weights): ``gpt2``, ``llama``, ``qwen2``, ``qwen3``. Three things the
 twins do not do: the last block is computed only for the tokens that are read; the cache is static, batch first, and lets
-every row stand at its own position; and rows are right-padded, so that no padding mask is ever made.
+every row stand at its own position, go back, and sit a token out; and rows are right-padded, so that a mask is made only
+where several documents are packed into one row.
 
 Letters: B rows, L tokens, R tokens read, D width, N blocks, H heads, G heads of keys and values, d numbers in a head.
 """
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from seqrl.core.errors import RecipeError, did_you_mean
-from seqrl.nn.attention import Read, Sight, see_cache, see_square
+from seqrl.nn.attention import Read, Sight, places_in, see_cache, see_packed, see_square
 from seqrl.nn.blocks import ACTIVATIONS, Block
 from seqrl.nn.dropout import dropout
-from seqrl.nn.kv import KVCache, Memory, make_cache
+from seqrl.nn.kv import KVCache, Memory, length_after, make_cache, run_of
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"norm": "layer", "bias": True, "qkv_bias": True, "gated": False, "activation": "gelu_new", "positions": "learned"},
@@ -110,39 +111,59 @@ class Transformer(nn.Module):
             x = block(x, sight, memory=memory)
         return self.norm(self.blocks[-1](x, sight.at(read), read, memory))
 
-    def _placed(self, x: Tensor, first: Tensor | int) -> Tensor:
-        """Adds learned positions, counted from ``first`` (an int, or ``[B, 1]``)."""
-        if self.positions is None:
-            return x
-        at = torch.arange(x.shape[1], device=x.device) + first
-        return x + self.positions(at.clamp(min=0))
+    def _placed(self, x: Tensor, at: Tensor) -> Tensor:
+        """Adds the learned positions ``at [L]`` or ``[B, L]``; those of padding and of absent tokens are below 0."""
+        return x if self.positions is None else x + self.positions(at.clamp(min=0))
 
-    def forward(self, x: Tensor, read: Read = None) -> Tensor:
+    def forward(self, x: Tensor, read: Read = None, pack: Tensor | None = None, pos: Tensor | None = None) -> Tensor:
         """Whole rows from their beginning.
 
         Args:
             x: ``[B, L, D]``, right-padded where rows differ in length.
             read: the tokens whose outputs are wanted: all (None), a slice, or positions ``[B, R]``.
+            pack: ``[B, L]`` int64, where rows hold several documents: the document of each token within its row, -1 for
+                padding. Documents are contiguous, and none sees another. Outputs of padding are finite and mean nothing.
+            pos: ``[B, L]`` int64, position of each token within its document; counted from ``pack`` if not given.
 
         Returns:
             ``[B, R, D]``.
+
+        Raises:
+            ValueError: ``pos`` without ``pack``.
         """
-        sight = see_square(x.shape[1], self._theta, self.config.head_dim, x.device)
-        return self._run(self._placed(x, 0), sight, read)
+        theta, head_dim = self._theta, self.config.head_dim
+        if pack is None:
+            if pos is not None:
+                raise ValueError("positions within documents (pos) need the documents (pack)")
+            sight, pos = see_square(x.shape[1], theta, head_dim, x.device), torch.arange(x.shape[1], device=x.device)
+        else:
+            # Padding has no position, and must not reach beyond a learned table.
+            pos = (places_in(pack) if pos is None else pos).where(pack >= 0, 0)
+            sight = see_packed(pack, pos, theta, head_dim, self.norm.weight.dtype)
+        return self._run(self._placed(x, pos), sight, read)
 
     def init_cache(self, rows: int, tokens: int) -> KVCache:
         """An empty cache for ``extend``, with room for ``tokens`` in each of ``rows`` rows."""
         c = self.config
         return make_cache(rows, c.layers, tokens, c.kv_heads, c.head_dim, self.norm.weight)
 
-    def extend(self, x: Tensor, cache: KVCache, start: Tensor | None = None, read: Read = None) -> Tensor:
+    def extend(
+        self, x: Tensor, cache: KVCache, start: Tensor | None = None, read: Read = None, places: Tensor | None = None
+    ) -> Tensor:
         """Goes on from what the cache holds; changes the cache.
 
+        A token at position p sees the positions up to p of its row, be they held or new. Positions that are held already are
+        replaced, which is how to go back: feed what comes after the last token to be kept, at its position.
+
         Args:
-            x: ``[B, L, D]``, the next L tokens of every row.
+            x: ``[B, L, D]``, L new tokens of every row; finite, also where a token is not there.
             cache: of B rows.
-            start: ``[B]`` position of each row's first new token; the row's length if not given, -1 to let it be unseen.
+            start: ``[B]`` position of each row's first new token, if they stand side by side; the row's length if not given,
+                -1 to let it be unseen.
             read: as in ``forward``.
+            places: instead of ``start``, ``[B, L]`` int64 position of every new token; -1 for one that is not there in that
+                row: no other sees it, and its output means nothing. A row with none keeps its length, any other ends at
+                its last.
 
         Returns:
             ``[B, R, D]``.
@@ -150,18 +171,12 @@ class Transformer(nn.Module):
         Raises:
             ValueError: a row has no room (checked on CPU only, where looking is free).
         """
-        start = cache.length if start is None else start
-        L, kv = x.shape[1], cache.kv
-        if start.device.type == "cpu":
-            # Looking at numbers is free here, so slots beyond the longest row need not be read at all.
-            last = int(start.max()) + L
-            if last > cache.capacity:
-                raise ValueError(f"the cache has room for {cache.capacity} tokens a row, and position {last - 1} was fed")
-            kv = kv[:, :, : last + 1]
-        sight = see_cache(start, L, kv.shape[2], self._theta, self.config.head_dim)
+        places, after = run_of(x.shape[1], cache, start) if places is None else (places, length_after(places, cache))
+        kv = cache.kv[:, :, : cache.slots_for(places)]
+        sight = see_cache(places, kv.shape[2], self._theta, self.config.head_dim)
         memory = Memory(kv, torch.arange(len(x), device=x.device)[:, None], sight.places, fresh=False)
-        y = self._run(self._placed(x, start[:, None]), sight, read, memory)
-        cache.length.copy_(start + L)
+        y = self._run(self._placed(x, places), sight, read, memory)
+        cache.length.copy_(after)
         return y
 
     def fill(self, x: Tensor, cache: KVCache, rows: Tensor, length: Tensor) -> None:
@@ -175,7 +190,7 @@ class Transformer(nn.Module):
         """
         sight = see_square(x.shape[1], self._theta, self.config.head_dim, x.device)
         memory = Memory(cache.kv, rows[:, None], sight.places + 1, fresh=True)
-        x = self._placed(x, 0).to(self.norm.weight.dtype)
+        x = self._placed(x, sight.places).to(self.norm.weight.dtype)
         for block in self.blocks[:-1]:
             x = block(x, sight, memory=memory)
         self.blocks[-1].remember(x, sight, memory)

@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from seqrl.core.contracts import Ports
 from seqrl.core.errors import RecipeError, did_you_mean
 from seqrl.core.layout import Layout
+from seqrl.nn.streams import Domain
 
 C = TypeVar("C")
-_FROM_DATA = ("ports", "context_length")
+_FROM_DATA = ("ports", "context_length", "length")
 
 
 def config_for(cls: type[C], ports: Ports, context: int, settings: dict[str, Any]) -> C:
@@ -24,6 +25,14 @@ def config_for(cls: type[C], ports: Ports, context: int, settings: dict[str, Any
         RecipeError: a setting that ``cls`` does not have (transformers' configs would keep it in silence), or a word that
             is none of those a setting can take.
     """
+    check_settings(cls, settings)
+    if context < 1:
+        raise RecipeError(f"a window needs at least 1 step (got {context})")
+    return cls(ports=asdict(ports), context_length=context, **settings)
+
+
+def check_settings(cls: type, settings: Mapping[str, Any]) -> None:
+    """Raises RecipeError on a setting that ``cls`` does not have, or a word that is none of those a setting can take."""
     known = {name: kind for name, kind in cls.__annotations__.items() if name not in _FROM_DATA}
     for name, value in settings.items():
         if name not in known:
@@ -31,9 +40,42 @@ def config_for(cls: type[C], ports: Ports, context: int, settings: dict[str, Any
         words = get_args(known[name]) if get_origin(known[name]) is Literal else (value,)
         if value not in words:
             raise RecipeError(f"model.{name}: '{value}' is none of {', '.join(words)}{did_you_mean(value, words)}")
-    if context < 1:
-        raise RecipeError(f"a window needs at least 1 step (got {context})")
-    return cls(ports={k: dict(v) if k != "layout" else v for k, v in asdict(ports).items()}, context_length=context, **settings)
+
+
+def check_domains(config: Any) -> dict[str, Domain]:
+    """The domains a stream model's config was made for.
+
+    Raises:
+        RecipeError: it was made without ports, a loss is on a slot that no domain has, a domain has no action, one longer
+            than a row, or one that nothing stands in front of.
+    """
+    if not config.ports:
+        raise RecipeError(
+            f"{type(config).__name__} has no ports: make it with {type(config).__name__}.for_domains(ports, length)"
+        )
+    # Sorted: what is laid out domain by domain must come out the same when the config is read back from a file.
+    domains = {name: Domain(name, Ports(**raw)) for name, raw in sorted(config.ports.items())}
+    known = dict.fromkeys(n for d in domains.values() for n in d.slots)
+    for name in config.losses:
+        if name not in known:
+            raise RecipeError(
+                f"model.losses: no domain has a slot '{name}'{did_you_mean(name, known)} (there are {', '.join(known)})"
+            )
+    if "action" not in config.losses:
+        raise RecipeError("model.losses: a policy must have a loss on 'action'")
+    for name, d in domains.items():
+        if "action" not in d.slots or "action" in d.prefix:
+            raise RecipeError(f"layout '{d.layout}' (domain {name}): a step must have an 'action'")
+        if config.length < d.P + d.W:
+            raise RecipeError(
+                f"domain {name}: a step takes {d.W} tokens and its prefix {d.P}, and a row has {config.length}; "
+                "raise tokens.pack"
+            )
+        if "action" in d.step and d.layout.offset("action") + d.P == 0:
+            raise RecipeError(
+                f"layout '{d.layout}' (domain {name}): something to read the action from must stand in front of it"
+            )
+    return domains
 
 
 def ports_of(config: Any) -> tuple[Ports, Layout]:

@@ -10,7 +10,7 @@ Letters: B rows, T environment steps, W tokens in a step, D width, A numbers (or
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,10 @@ from seqrl.core.errors import RecipeError
 from seqrl.core.layout import Layout
 from seqrl.core.stream import StreamBatch
 from seqrl.nn.embed import SlotEmbedding
-from seqrl.nn.heads import make_head
+from seqrl.nn.heads import Point, make_head
 from seqrl.nn.init import init_weights
-from seqrl.nn.kv import KVCache
 from seqrl.nn.transformer import Transformer, TrunkConfig, family_config
+from seqrl.policies._cache import StepCache
 from seqrl.policies._ports import check_losses, check_ranges, config_for, ports_of
 
 
@@ -113,35 +113,6 @@ class DecisionTransformerConfig(PreTrainedConfig):
         return ports, layout, trunk
 
 
-class StepCache(NamedTuple):
-    """What is remembered of B environments; a pytree whose leaves are batch first.
-
-    Args:
-        kv: keys and values of all tokens seen so far.
-        steps: ``[B]`` int64, environment steps in it. The last of them still lacks its action.
-    """
-
-    kv: KVCache
-    steps: Tensor
-
-    # No annotation: a fact about every such cache, not a part of it. It has room for so many steps, and no more.
-    fills = True
-
-    @property
-    def length(self) -> Tensor:
-        """``[B]`` tokens held."""
-        return self.kv.length
-
-    def reset(self, rows: Tensor) -> None:
-        """Forgets ``rows`` (indices or a bool mask), in place."""
-        self.kv.reset(rows)
-        self.steps[rows] = 0
-
-    def index(self, rows: Tensor) -> "StepCache":
-        """A new cache of the chosen rows, which may repeat."""
-        return StepCache(self.kv.index(rows), self.steps[rows])
-
-
 class DecisionTransformer(PreTrainedModel):
     """``forward`` for training, ``act`` for playing."""
 
@@ -175,8 +146,11 @@ class DecisionTransformer(PreTrainedModel):
             x = x + self.embed_time(time.clamp(0, self.config.max_time - 1))
         return self.embed_norm(x).flatten(1, 2)
 
-    def forward(self, batch: StreamBatch) -> Losses:
-        """One term for each slot of ``losses``, over real steps only; the action's is ``[B, T, A]`` (or ``[B, T, 1]``)."""
+    def _read(self, batch: StreamBatch) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """For each slot of ``losses``: what its head reads ``[B, T, D]``, what it should say, which steps are real ``[B, T]``.
+
+        A slot that stands first in its step is predicted at the end of the step before, so there T is one less.
+        """
         T, W = batch.time.shape[1], len(self.fed)
         x = self._tokens(batch, self.fed, batch.time[..., None])
         at = {name: self.layout.reader(name) for name in self.losses}
@@ -186,13 +160,27 @@ class DecisionTransformer(PreTrainedModel):
         else:
             y = self.trunk(x).unflatten(1, (T, W))
             y = {name: y[:, :, i] if i >= 0 else y[:, :-1, W + i] for name, i in at.items()}
-        terms, mask = {}, batch.mask[..., None]
-        for name in self.losses:
-            # A slot that stands first in its step is predicted at the end of the step before; the row's first has none.
-            skip = 1 if at[name] < 0 else 0
-            value = self.heads[name].loss(y[name], batch.wanted(name)[:, skip:])
-            terms[name] = (value, mask[:, skip:].expand_as(value))
+        skip = {name: 1 if i < 0 else 0 for name, i in at.items()}
+        return {n: (y[n], batch.wanted(n)[:, skip[n] :], batch.mask[:, skip[n] :]) for n in self.losses}
+
+    def forward(self, batch: StreamBatch) -> Losses:
+        """One term for each slot of ``losses``, over real steps only; the action's is ``[B, T, A]`` (or ``[B, T, 1]``)."""
+        terms = {}
+        for name, (y, wanted, mask) in self._read(batch).items():
+            value = self.heads[name].loss(y, wanted)
+            terms[name] = (value, mask[..., None].expand_as(value))
         return Losses(terms)
+
+    @torch.no_grad()
+    def predictions(self, batch: StreamBatch) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """What the heads of continuous slots other than the action foresee, one step ahead, in encoded units.
+
+        Returns:
+            slot -> prediction ``[B, T, A]``, truth ``[B, T, A]``, real steps ``[B, T]`` bool; T as in the loss.
+        """
+        seen = {n for n in self.losses if n != "action" and isinstance(self.heads[n], Point)}
+        read = self._read(batch) if seen else {}
+        return {n: (self.heads[n](y).float(), w, m) for n, (y, w, m) in read.items() if n in seen}
 
     def counts(self, batch: StreamBatch) -> dict[str, Tensor]:
         """How many elements each term of ``forward`` counts in ``batch``, scalars, without computing the terms."""
@@ -202,7 +190,7 @@ class DecisionTransformer(PreTrainedModel):
     def init_cache(self, rows: int, steps: int) -> StepCache:
         """An empty cache with room for ``steps`` steps of ``rows`` environments."""
         kv = self.trunk.init_cache(rows, steps * len(self.fed) - 1)
-        return StepCache(kv, torch.zeros_like(kv.length))
+        return StepCache(kv, torch.zeros_like(kv.length), torch.zeros_like(kv.length))
 
     @torch.inference_mode()
     def act(

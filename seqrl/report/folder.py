@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import struct
 import time
 from pathlib import Path
@@ -44,6 +45,14 @@ def read_clip(path: Path) -> str | None:
     """A GIF as base64; None where there is none, or the file is something else."""
     raw = path.read_bytes() if path.is_file() else b""
     return base64.b64encode(raw).decode() if raw.startswith(b"GIF8") else None
+
+
+def beside(path: Path, domain: str) -> Path:
+    """Where the file of a domain lies, beside that of a plain model: ``clip.gif`` becomes ``clip-hopper.gif``."""
+    if not domain:
+        return path
+    # The name may come from a stranger's file, and must not lead out of the folder.
+    return path.with_name(f"{path.stem}-{re.sub(r'[^A-Za-z0-9_-]', '_', domain)[:80]}{path.suffix}")
 
 
 def count_parameters(path: Path) -> int | None:

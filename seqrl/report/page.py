@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from seqrl.report import folder, plots, words
+from seqrl.report import folder, overview, plots, words
 from seqrl.report.clean import clean
 from seqrl.report.ink import svg
 from seqrl.report.plots import finite
@@ -25,8 +25,8 @@ def write_report(run: Path) -> Path:
     """Writes ``report.html`` into a run folder, whole or not at all.
 
     Args:
-        run: the folder; of ``recipe.yaml, metrics.jsonl, eval.json, clip.gif, stream.html`` and
-            ``checkpoints/last/bundle``, each may be missing.
+        run: the folder; of ``recipe.yaml, metrics.jsonl, eval.json, clip.gif, stream.html`` (of domains
+            ``clip-<domain>.gif, stream-<domain>.html``) and ``checkpoints/last/bundle``, each may be missing.
 
     Returns:
         the path of the page.
@@ -51,35 +51,95 @@ def gather(run: Path) -> dict[str, Any]:
     recipe, rows = folder.read_yaml(run / "recipe.yaml"), folder.read_lines(run / "metrics.jsonl")
     tokenizer, kept = folder.read_json(bundle / "tokenizer.json"), folder.read_json(bundle / "metrics.json")
     report = folder.read_json(run / "eval.json")
+    parameters = folder.count_parameters(bundle / "model.safetensors")
+    shared = {
+        "name": str(recipe.get("name") or run.resolve().name),
+        "run": words.run_path(run),
+        "when": folder.date_of(run),
+        "curves": _drawn(plots.curves(rows), "curves", "Loss against training step"),
+        "training_says": words.training_says(recipe, rows),
+        "stream_css": Markup(CSS),
+        "recipe": _coloured(folder.read_text(run / "recipe.yaml")),
+        "parts": [],
+    }
+    reports = overview.reports_of(report)
+    if reports is None and isinstance(tokenizer.get("domains"), dict):
+        reports = {}
+    if reports is not None:
+        return shared | _several(run, recipe, rows, tokenizer, kept, reports, parameters)
+    part = _part(run, report, rows, tokenizer)
+    return (
+        shared
+        | part
+        | {
+            "what": words.subject(recipe, tokenizer),
+            "tiles": words.tiles(report, rows, part["correlation"], parameters),
+            "scores_say": words.scores_say(report),
+            "commands": words.commands(run, part["targets"], report),
+            "facts": words.facts(recipe, tokenizer, kept, report, parameters),
+        }
+    )
+
+
+def _several(
+    run: Path, recipe: Any, rows: Any, mixture: Any, kept: Any, reports: Any, parameters: int | None
+) -> dict[str, Any]:
+    """A model of several domains: a table of all of them, and a part for each."""
+    tokenizers = {str(n): folder.as_dict(t) for n, t in folder.as_dict(mixture.get("domains")).items()}
+    names, common = list(dict.fromkeys((*reports, *tokenizers))), overview.together(reports)
+    table = overview.score_rows(reports)
+    return {
+        "what": overview.subject(recipe, names),
+        "head": None,
+        "played": bool(reports),
+        "clip": None,
+        "sweep": "",
+        "progress": "",
+        "stream": "",
+        "asked": any(row.get("target", "–") != "–" for row in table),
+        "rows": table,
+        "normalised": any(row.get("normalised", "–") != "–" for row in table),
+        "solved": any(row.get("solved", "–") != "–" for row in table),
+        "scores_say": overview.says(reports),
+        "verdicts": [],
+        "tiles": words.tiles(common, rows, None, parameters),
+        "commands": words.commands(run, overview.episodes(reports), common),
+        "facts": overview.facts(recipe, mixture, kept, reports, parameters),
+        "parts": [_part(run, reports.get(n, {}), rows, tokenizers.get(n, {}), n, i) for i, n in enumerate(names)],
+    }
+
+
+def _part(run: Path, report: Any, rows: Any, tokenizer: Any, domain: str = "", number: int = 0) -> dict[str, Any]:
+    """What is said of one policy: all of a plain run, or one of several domains.
+
+    Args:
+        domain: its name, "" for a plain run. number: of the domain, so that its figures have names of their own.
+    """
     targets = words.targets_of(report)
     asked = any(finite(t.get("target")) for t in targets)
     seen = folder.as_dict(tokenizer.get("returns"))
     data_range = (float(seen["min"]), float(seen["max"])) if finite(seen.get("min")) and finite(seen.get("max")) else None
-    correlation, parameters = words.correlation(targets), folder.count_parameters(bundle / "model.safetensors")
+    correlation = words.correlation(targets)
+    figure = f"{number}" if domain else ""
     return {
-        "name": str(recipe.get("name") or run.resolve().name),
-        "run": words.run_path(run),
-        "when": folder.date_of(run),
-        "what": words.subject(recipe, tokenizer),
+        "domain": domain,
+        "targets": targets,
+        "correlation": correlation,
+        "environment": str(report.get("env") or ""),
+        "failed": str(report.get("failed") or ""),
+        "played": bool(targets),
         "head": words.headline(targets, asked),
-        "tiles": words.tiles(report, rows, correlation, parameters),
-        "clip": folder.read_clip(run / "clip.gif"),
+        "clip": folder.read_clip(folder.beside(run / "clip.gif", domain)),
         "clip_says": f"One episode in {report['env']}." if report.get("env") else "One episode of the trained policy.",
-        "sweep": _drawn(plots.sweep(targets, data_range), "sweep", words.sweep_spoken(targets)),
+        "sweep": _drawn(plots.sweep(targets, data_range), f"sweep{figure}", words.sweep_spoken(targets)),
         "sweep_says": words.sweep_says(asked, correlation, data_range),
         "rows": words.score_rows(targets, asked),
         "asked": asked,
         "normalised": any(finite(t.get("normalized")) for t in targets),
-        "scores_say": words.scores_say(report),
+        "solved": any(finite(t.get("solved")) for t in targets),
         "verdicts": words.verdicts(targets, str(report.get("why") or "")),
-        "curves": _drawn(plots.curves(rows), "curves", "Loss against training step"),
-        "progress": _drawn(plots.progress(rows), "progress", "Mean return against training step"),
-        "training_says": words.training_says(recipe, rows),
-        "stream": Markup(clean(folder.read_text(run / "stream.html"))),
-        "stream_css": Markup(CSS),
-        "commands": words.commands(run, targets, report),
-        "facts": words.facts(recipe, tokenizer, kept, report, parameters),
-        "recipe": _coloured(folder.read_text(run / "recipe.yaml")),
+        "progress": _drawn(plots.progress(rows, domain), f"progress{figure}", "Mean return against training step"),
+        "stream": Markup(clean(folder.read_text(folder.beside(run / "stream.html", domain)))),
     }
 
 

@@ -73,9 +73,15 @@ def curves(rows: Rows) -> Figure | None:
     return figure
 
 
-def progress(rows: Rows) -> Figure | None:
-    """Mean return of each evaluation made during training, a line for each target; None with fewer than two evaluations."""
-    keys = sorted({k for r in rows for k in r if re.fullmatch(r"eval/.+/mean", k)}, key=_target_of)
+def progress(rows: Rows, domain: str = "") -> Figure | None:
+    """Mean return of each evaluation made during training, a line for each target; None with fewer than two evaluations.
+
+    Args:
+        rows: the lines of ``metrics.jsonl``.
+        domain: whose, of several; their returns have units of their own, and no place in one figure.
+    """
+    start = f"eval/{domain}/" if domain else "eval/"
+    keys = sorted({k for r in rows for k in r if re.fullmatch(rf"{re.escape(start)}.+/mean", k)}, key=_target_of)
     lines = [(k, *series(rows, k)) for k in keys]
     lines = [line for line in lines if len(line[1])]
     if not any(len(at) > 1 for _, at, _ in lines):
@@ -88,7 +94,7 @@ def progress(rows: Rows) -> Figure | None:
             # From faint to full: the more was asked, the stronger the line.
             strength = 0.35 + 0.65 * (i + 1) / len(lines)
             axes.plot(at, mean, color=BLUE, alpha=strength, marker="o", markersize=4, markeredgecolor=PAPER)
-            asked = key.split("/")[1]
+            asked = key.split("/")[-2]
             ends.append((at[-1], mean[-1], f"asked {number(float(asked))}, got" if finite(asked) else "got", BLUE))
         axes.set_title("mean return", loc="left", color=MUTED, fontsize=10)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: number(y)))
@@ -234,7 +240,7 @@ def _interval(row: Mapping[str, Any]) -> np.ndarray:
 
 
 def _target_of(key: str) -> tuple[float, str]:
-    asked = key.split("/")[1]
+    asked = key.split("/")[-2]
     return (float(asked), "") if finite(asked) else (float("-inf"), asked)
 
 

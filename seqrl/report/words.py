@@ -88,7 +88,8 @@ def score_rows(targets: Sequence[Facts], asked: bool) -> list[dict[str, Any]]:
     means = [float(t["mean"]) for t in targets]
     top = max(means, default=0.0)
     # One precision for the whole table, so that its columns can be read down.
-    digits = 0 if max((abs(m) for m in means), default=0) >= 1000 else 1
+    largest = max((abs(m) for m in means), default=0)
+    digits = 0 if largest >= 1000 else 1 if largest > 1 else 2
 
     def said(*values: Any) -> str:
         return " to ".join(f"{float(v):,.{digits}f}" for v in values) if values and all(map(finite, values)) else "–"
@@ -101,6 +102,7 @@ def score_rows(targets: Sequence[Facts], asked: bool) -> list[dict[str, Any]]:
             "ci": said(*as_list(t.get("ci95"))),
             "iqm": said(t.get("iqm")),
             "normalised": f"{float(t['normalized']):.1f}" if finite(t.get("normalized")) else "–",
+            "solved": f"{float(t['solved']):.0%}" if finite(t.get("solved")) else "–",
             "episodes": t.get("episodes", "–"),
             "share": f"{100 * max(0.0, mean) / top:.1f}" if top > 0 else "0",
             "best": mean == top and len(targets) > 1,
@@ -139,8 +141,9 @@ def training_says(recipe: Facts, rows: Sequence[Facts]) -> str:
     (steps, loss), (_, held_out) = plots.series(rows, "loss"), plots.series(rows, "val/loss")
     if not len(steps):
         return ""
-    batch = as_dict(recipe.get("train")).get("batch")
-    words = f"{steps[-1]:,.0f} steps" + (f" of {batch:,} windows" if isinstance(batch, int) else "")
+    batch, pack = as_dict(recipe.get("train")).get("batch"), as_dict(recipe.get("tokens")).get("pack")
+    unit = f"rows of {pack:,} tokens" if isinstance(pack, int) else "windows"
+    words = f"{steps[-1]:,.0f} steps" + (f" of {batch:,} {unit}" if isinstance(batch, int) else "")
     seconds = _seconds(rows)
     words += f" in {_spell(seconds)} ({number(steps[-1] / seconds)} steps per second)" if seconds else ""
     course = f"fell from {number(loss[0])} to" if loss[-1] < loss[0] else "ended at"

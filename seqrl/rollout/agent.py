@@ -23,6 +23,7 @@ import torch
 from seqrl.core.errors import UserError
 from seqrl.core.stream import StreamBatch
 from seqrl.rollout import noise
+from seqrl.rollout.inputs import Inputs
 
 Mode = Literal["exact", "cached"]
 
@@ -56,13 +57,16 @@ class Agent:
             return_floor: the return token never asks for less than this.
             discount: of the returns-to-go the policy was trained on.
             spend: False keeps asking for the whole return (the delayed-reward setting of Chen et al. 2021, section 5.7).
+
+        Raises:
+            UserError: the layout has a slot that the agent cannot fill.
         """
         ports = tokenizer.ports()
         first = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
         self.device = torch.device("cpu") if first is None else first.device
         self.model, self.tokenizer, self.context = model, tokenizer, tokenizer.context
-        self.fed = tuple(s.name for s in tokenizer.layout.step)
-        self.conditioned = "return" in self.fed
+        self.inputs = inputs = Inputs(tokenizer)
+        self.front, self.conditioned = inputs.front, inputs.conditioned
         self.codes = ports.vocabs["action"] > 0
         self.sample = self.codes if sample is None else sample
         self.seed, self.temperature = seed, temperature
@@ -72,13 +76,15 @@ class Agent:
         self.t = np.zeros(rows, np.int64)
         self.budget = np.full(rows, np.nan)
         self.noise = np.zeros(rows, np.uint64)
+        # A chunk of actions is remembered as it was said: only its first one was done.
+        self.done = getattr(tokenizer, "chunk", 1) == 1
         self.history = {
             name: torch.zeros(
-                (rows, self.context, ports.widths[name]),
-                dtype=torch.int64 if ports.vocabs[name] else torch.float32,
+                (rows, 1 if name in self.front else self.context, ports.widths[name]),
+                dtype=torch.int64 if ports.vocabs[name] else torch.uint8 if name in ports.images else torch.float32,
                 device=self.device,
             )
-            for name in dict.fromkeys((*self.fed, "action"))
+            for name in dict.fromkeys((*inputs.front, *inputs.step, "action"))
         }
         make = getattr(model, "init_cache", None) if mode == "cached" else None
         with torch.inference_mode():
@@ -133,6 +139,10 @@ class Agent:
         """Takes in the rewards ``(B,)`` of the last actions: spends them from the return-to-go, in float64."""
         if self.spend:
             self.budget = (self.budget - reward) / self.discount
+        if self.inputs.answered:
+            at = self._tensor((self.t - 1) % self.context)
+            for name, value in self.inputs.at_answer(reward).items():
+                self.history[name][self._all, at] = self._tensor(value)
 
     # ---- acting -----------------------------------------------------------------------------------------------------
 
@@ -147,12 +157,10 @@ class Agent:
             name -> ``(B, *shape)`` in the environment's units, in bounds.
 
         Raises:
-            UserError: the policy answers something that is not a number, or wants a slot the agent cannot fill.
+            UserError: the policy answers something that is not a number.
         """
-        now = self._encode(obs)
         at = self._tensor(self.t % self.context)
-        for name, value in now.items():
-            self.history[name][self._all, at] = value
+        now = self._look(obs, at)
         draw = None
         if self.sample:
             draw = torch.from_numpy(noise.uniform(self.noise, self.t, self.width)).to(self.device)
@@ -162,21 +170,23 @@ class Agent:
         actions = self._decode(code)
         # What is remembered is what was done: numbers after clipping to the bounds, and codes after clipping to the choices
         # there are, for a head of several places has as many codes in each as the largest of them.
-        self.history["action"][self._all, at] = self._tensor(self.tokenizer.encode_action(actions)["action"])
+        done = self._tensor(self.tokenizer.encode_action(actions)["action"]) if self.done else code
+        self.history["action"][self._all, at] = done
         self.t = self.t + 1
         return actions
 
-    def _encode(self, obs: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        values = self.tokenizer.encode_obs(obs)
-        if self.conditioned:
-            ask = self.budget if self.return_floor is None else np.maximum(self.budget, self.return_floor)
-            values["return"] = self.tokenizer.encode_return(ask)
-        missing = [n for n in self.fed if n not in values and n != "action"]
-        if missing:
-            raise UserError(
-                f"layout '{self.tokenizer.layout}': while acting there is nothing to fill {', '.join(missing)} with"
-            )
-        return {n: self._tensor(values[n]) for n in self.fed if n != "action"}
+    def _look(self, obs: Mapping[str, np.ndarray], at: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Takes in what there is to see: remembers it, and answers the slots of this step."""
+        ask = self.budget if self.return_floor is None else np.maximum(self.budget, self.return_floor)
+        # What stands in front is read once an episode: a text costs more than the rest of the step together.
+        if self.front and len(begun := np.flatnonzero(self.t == 0)):
+            rows = self._tensor(begun)
+            for name, value in self.inputs.at_beginning(begun, obs, ask).items():
+                self.history[name][rows, 0] = self._tensor(value)
+        now = {name: self._tensor(value) for name, value in self.inputs.at_step(obs, ask).items()}
+        for name, value in now.items():
+            self.history[name][self._all, at] = value
+        return now
 
     def _act_exact(self, **options: Any) -> dict[str, torch.Tensor]:
         length = np.minimum(self.t + 1, self.context)
@@ -193,8 +203,9 @@ class Agent:
             else:
                 self.cache.reset(rows)
             self.held[full] = self.again
-        values = {n: v[:, None] for n, v in now.items()}
-        values["action"] = self.history["action"][self._all, self._tensor((self.t - 1) % self.context)][:, None]
+        before = self._tensor((self.t - 1) % self.context)
+        values = {n: self.history[n] for n in self.front} | {n: v[:, None] for n, v in now.items()}
+        values |= {n: self.history[n][self._all, before][:, None] for n in ("action", *self.inputs.late)}
         batch = StreamBatch(values, self._tensor(self.t)[:, None], self._ones)
         self.held = self.held + 1
         return self.model.act(batch, cache=self.cache, **options)
@@ -203,7 +214,8 @@ class Agent:
         """Steps ``start`` to ``start + length`` of some rows, right-padded to T by repeating the last one."""
         time = self._tensor(np.minimum(start[:, None] + np.arange(T), (start + length - 1)[:, None]))
         ring = time % self.context
-        return StreamBatch({n: h[rows[:, None], ring] for n, h in self.history.items()}, time, self._tensor(length))
+        values = {n: h[rows[:, None], ring * 0 if n in self.front else ring] for n, h in self.history.items()}
+        return StreamBatch(values, time, self._tensor(length))
 
     def _decode(self, code: torch.Tensor) -> dict[str, np.ndarray]:
         numbers = code.cpu().numpy()

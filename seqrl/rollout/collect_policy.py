@@ -1,8 +1,12 @@
 """A trained bundle as a policy that collects data: the ``--policy BUNDLE`` of ``seqrl data collect``."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
+
+from seqrl.core.errors import UserError
+from seqrl.rollout.players import only, plan, players
 
 Collector = Callable[[Mapping[str, np.ndarray], np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
@@ -11,7 +15,7 @@ def bundle_policy(path: str, rows: int, target: float | None = None, seed: int =
     """Loads a bundle and lets it act for ``rows`` environments, as its recipe's ``evaluate`` says.
 
     Args:
-        path: a bundle or run folder.
+        path: a bundle or run folder; of a model of several domains with the one to play, ``runs/x:hopper``.
         rows: B, how many environments.
         target: the return to ask for; None takes the highest of its recipe's targets, else the best return of its data.
         seed: decides every draw, together with the order in which episodes begin.
@@ -22,15 +26,25 @@ def bundle_policy(path: str, rows: int, target: float | None = None, seed: int =
 
     Raises:
         BundleError: there is no usable bundle at ``path``.
+        UserError: it has several domains and none is named, or not this one.
     """
     from seqrl import bundle
     from seqrl.rollout.agent import Agent
     from seqrl.rollout.evaluate import choose_targets, config_for, new_agent
 
-    loaded = bundle.load(path)
+    named = ":" in path and not Path(path).exists()
+    folder, domain = path.rsplit(":", 1) if named else (path, "")
+    loaded = bundle.load(folder)
     config = config_for(loaded.recipe, {"seed": seed} | ({} if target is None else {"targets": [target]}))
-    agent = new_agent(Agent, loaded.model, loaded.tokenizer, rows, config)
-    ask = max(choose_targets(loaded.tokenizer, config.targets), key=lambda t: -np.inf if t is None else t)
+    everyone = players(loaded.model, loaded.tokenizer)
+    if not domain and len(everyone) > 1:
+        one = next(iter(everyone))
+        raise UserError(f"{path}: this model has several domains ({', '.join(everyone)}); name one: {path}:{one}")
+    name = domain or next(iter(everyone))
+    config = plan(loaded.tokenizer, only(config, loaded.tokenizer, [name]) if name else config)[name]
+    model, tokenizer = everyone[name]
+    agent = new_agent(Agent, model, tokenizer, rows, config)
+    ask = max(choose_targets(tokenizer, config.targets), key=lambda t: -np.inf if t is None else t)
     begun = 0
 
     def policy(obs: Mapping[str, np.ndarray], first: np.ndarray, last_reward: np.ndarray) -> dict[str, np.ndarray]:

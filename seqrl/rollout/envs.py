@@ -132,7 +132,7 @@ def _make_one(raw: Mapping[str, Any], spec: EpisodeSpec | None, render_mode: str
         raise EnvError(f"{id} cannot be made: {type(e).__name__}: {e}") from e
     for wrapper in raw.get("additional_wrappers") or ():
         made = _wrap(made, wrapper, id)
-    return _complete(made, spec)
+    return _quiet(_complete(made, spec), id)
 
 
 def _place_in(value: Any) -> str | None:
@@ -207,11 +207,30 @@ def _complete(env: Any, spec: EpisodeSpec | None) -> Any:
     if rgb and isinstance(space, spaces.Dict) and "rgb" not in space.spaces and hasattr(env.unwrapped, "get_frame"):
         tile = max(1, rgb.shape[0] // env.unwrapped.height)
         grown = spaces.Dict({**space.spaces, "rgb": spaces.Box(0, 255, rgb.shape, "uint8")})
-        draw = env.unwrapped.get_frame
-        return TransformObservation(env, lambda o: {**o, "rgb": draw(highlight=False, tile_size=tile)}, grown)
+        inner = env.unwrapped
+
+        def draw(seen: Mapping[str, Any]) -> dict[str, Any]:
+            # What get_frame(highlight=False) draws, without working out first what it would have highlighted.
+            return {**seen, "rgb": inner.grid.render(tile, inner.agent_pos, inner.agent_dir)}
+
+        return TransformObservation(env, draw, grown)
     if plain and plain.kind == "image" and isinstance(space, spaces.Box) and len(space.shape) == len(plain.shape):
         resized = space.shape[:2] != plain.shape[:2] and space.shape[2:] == plain.shape[2:]
         return _apply(ResizeObservation, env, env.spec.id, shape=tuple(plain.shape[:2])) if resized else env
+    return env
+
+
+def _quiet(env: Any, id: str) -> Any:
+    """BabyAI prints a line for every mission it draws and rejects; stdout is for our own words."""
+    if id.startswith("BabyAI-"):
+        inner = env.unwrapped
+        begin = inner.reset
+
+        def reset(**options: Any) -> Any:
+            with redirect_stdout(io.StringIO()):
+                return begin(**options)
+
+        inner.reset = reset
     return env
 
 

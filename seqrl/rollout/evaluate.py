@@ -1,59 +1,75 @@
 """Evaluation: plays a policy in its real environment for a sweep of target returns, and reports what it got.
 
 All targets are played in one batch, with the same episode seeds and the same noise for each, so that what a target gets
-does not depend on which others stand beside it.
+does not depend on which others stand beside it. A model of several domains is played in one after the other, and where one
+cannot be played the others are all the same.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from seqrl.core.config import Frozen, validate
 from seqrl.core.episode import EpisodeSpec
 from seqrl.core.errors import UserError
 from seqrl.rollout import noise, scores
 from seqrl.rollout.envs import make, spec_of
 from seqrl.rollout.face import Face
+from seqrl.rollout.inputs import Inputs
+from seqrl.rollout.players import plan, players, takes_return
 from seqrl.rollout.result import Report, TargetResult, commit, summary, versions
 from seqrl.rollout.runner import Job, Progress, play
+from seqrl.rollout.settings import EvalConfig, config_for
 
-__all__ = ["EvalConfig", "Report", "TargetResult", "config_for", "evaluate"]
-
-
-class EvalConfig(Frozen):
-    """How a policy is played."""
-
-    episodes: int = Field(100, ge=1)
-    """Episodes for each target."""
-    envs: int = Field(16, ge=1)
-    """Environments played side by side."""
-    seed: int = 0
-    """Decides the environments' seeds and every draw of the policy."""
-    mode: Literal["exact", "cached"] = "cached"
-    """``exact`` recomputes the trained window for each action; ``cached`` keeps keys and values, re-reading when full."""
-    targets: list[float] | None = None
-    """Returns to ask for; null takes the 10 %, 50 % and 90 % quantiles and the best return of the data."""
-    sample: bool | None = None
-    """Draw actions from the policy's distribution; null draws where actions are discrete codes."""
-    temperature: float = Field(1.0, gt=0)
-    """Of the draws."""
-    env: str | None = None
-    """An environment id to play in; null takes the one the data name."""
-    return_floor: float | None = None
-    """The return token never asks for less than this, however much was received."""
+__all__ = ["EvalConfig", "Report", "TargetResult", "config_for", "evaluate", "evaluate_all", "rehearse"]
 
 
-def config_for(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> EvalConfig:
-    """How a bundle is played: as its recipe's ``evaluate`` says, but for what is ``wanted`` otherwise.
+def evaluate_all(model: Any, tokenizer: Any, config: EvalConfig, progress: Progress | None = None) -> dict[str, Report]:
+    """Plays every domain of a model as ``evaluate`` plays one policy.
+
+    Args:
+        model, tokenizer: as for ``players.players``.
+        config: how, for all and for single domains.
+        progress: as for ``evaluate``; counts the episodes of all domains, and names the one that is played.
+
+    Returns:
+        domain -> what it got, "" for a plain model. A domain that could not be played has a report without targets, whose
+        ``failed`` says why.
 
     Raises:
-        RecipeError: a value that cannot be.
+        UserError: settings that cannot be, or not one domain could be played.
     """
-    known = {k: v for k, v in (recipe.get("evaluate") or {}).items() if k in EvalConfig.model_fields}
-    return validate(EvalConfig, {**known, **wanted}, {}, "evaluation")
+    plans, everyone = plan(tokenizer, config), players(model, tokenizer)
+    if "" in plans:
+        return {"": evaluate(model, tokenizer, plans[""], progress)}
+    totals = {n: how.episodes * len(_targets(everyone[n][1], how)) for n, how in plans.items()}
+    reports: dict[str, Report] = {}
+    for name, how in plans.items():
+        before = sum(totals[n] for n in reports)
+        try:
+            reports[name] = evaluate(*everyone[name], how, _shifted(progress, name, before, sum(totals.values())))
+        except UserError as e:
+            source = how.env or everyone[name][1].spec.eval_env or everyone[name][1].spec.env or {}
+            env = source if isinstance(source, str) else str(source.get("id", ""))
+            reports[name] = Report((), 0.0, how.mode, how.seed, env, versions(), commit(), failed=str(e))
+    if all(r.failed for r in reports.values()):
+        raise UserError("\n".join(f"domain '{n}': {r.failed}" for n, r in reports.items()))
+    return reports
+
+
+def _targets(tokenizer: Any, config: EvalConfig) -> list[float | None]:
+    """The targets of one of several domains; one that cannot be asked will say so when it is played."""
+    try:
+        return choose_targets(tokenizer, config.targets)
+    except UserError:
+        return []
+
+
+def _shifted(progress: Progress | None, name: str, before: int, total: int) -> Progress | None:
+    """Progress of one domain as that of all."""
+    if progress is None:
+        return None
+    return lambda done, _, note: progress(before + done, total, f"{name}: {note}")
 
 
 def evaluate(model: Any, tokenizer: Any, config: EvalConfig, progress: Progress | None = None) -> Report:
@@ -97,9 +113,27 @@ def evaluate(model: Any, tokenizer: Any, config: EvalConfig, progress: Progress 
     back = np.argsort(order)
     returns, lengths = (x.reshape(len(targets), config.episodes)[back] for x in (played.returns, played.lengths))
     scored = [scores.normalise(r, spec, id) for r in returns]
-    rows = [summary(*of_target) for of_target in zip(targets, returns, lengths, scored, strict=True)]
+    solved = [scores.solved(r, id) for r in returns]
+    rows = [summary(*of_target) for of_target in zip(targets, returns, lengths, scored, solved, strict=True)]
     speed = played.steps_per_second
     return Report(tuple(rows), speed, mode, config.seed, id, versions(), commit(), scored[0].why, tuple(returns))
+
+
+def rehearse(tokenizer: Any, config: EvalConfig) -> None:
+    """Finds out whether ``evaluate`` could play, without a policy and without a step.
+
+    Raises:
+        UserError: targets that cannot be asked for, a layout that cannot be filled while acting, or an environment that
+            cannot be made here or is not the one of the data.
+    """
+    choose_targets(tokenizer, config.targets)
+    Inputs(tokenizer)
+    spec = readable(tokenizer)
+    (env,) = make(config.env or spec, 1, spec)
+    try:
+        Face.of(env, spec)
+    finally:
+        env.close()
 
 
 def new_agent(kind: Any, model: Any, tokenizer: Any, rows: int, config: EvalConfig) -> Any:
@@ -134,7 +168,7 @@ def choose_targets(tokenizer: Any, asked: list[float] | None) -> list[float | No
     Raises:
         UserError: targets for a policy that takes none, or none known for one that needs them.
     """
-    if "return" not in {s.name for s in tokenizer.layout.step}:
+    if not takes_return(tokenizer):
         if asked:
             raise UserError(f"layout '{tokenizer.layout}' has no return to ask for: leave out the targets")
         return [None]

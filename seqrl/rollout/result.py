@@ -4,6 +4,7 @@ which versions of what.
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +32,7 @@ class TargetResult:
         comparable: whether it may stand beside published D4RL scores.
         episodes: how many.
         length: mean steps of an episode.
+        solved: share of the episodes that reached their goal, where the reward says so; else None.
     """
 
     target: float | None
@@ -45,6 +47,7 @@ class TargetResult:
     min: float
     max: float
     length: float
+    solved: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Report:
         seed, env, versions, commit: what it takes to do it again (``commit`` is None for an installed seqrl).
         why: the reason of ``comparable``, in a sentence; for people, not in the JSON.
         returns: target index -> ``(episodes,)`` returns; for plots, not in the JSON.
+        failed: why nothing could be played, in which case there are no targets; only then in the JSON.
     """
 
     targets: tuple[TargetResult, ...]
@@ -69,10 +73,12 @@ class Report:
     commit: str | None
     why: str = ""
     returns: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
+    failed: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; ``from_json`` is its inverse."""
-        kept = {k: v for k, v in asdict(self).items() if k not in ("why", "returns", "targets")}
+        left_out = ("why", "returns", "targets") + (() if self.failed else ("failed",))
+        kept = {k: v for k, v in asdict(self).items() if k not in left_out}
         return {"targets": [asdict(t) | {"ci95": list(t.ci95)} for t in self.targets], **kept}
 
     @classmethod
@@ -82,8 +88,13 @@ class Report:
 
     @property
     def best(self) -> TargetResult:
-        """The target that got most."""
+        """The target that got most; there is none in a report that ``failed``."""
         return max(self.targets, key=lambda t: t.mean)
+
+    @property
+    def solved(self) -> float | None:
+        """Share of the episodes that reached their goal, at the best target; None where rewards do not say."""
+        return self.best.solved if self.targets else None
 
     @property
     def rank_correlation(self) -> float:
@@ -92,7 +103,16 @@ class Report:
         return stats.rank_correlation(asked, np.array([t.mean for t in self.targets])) if len(asked) > 1 else float("nan")
 
 
-def summary(target: float | None, returns: np.ndarray, lengths: np.ndarray, score: Score) -> TargetResult:
+def to_json(reports: Mapping[str, Report]) -> dict[str, Any]:
+    """What ``evaluate_all`` found, as plain JSON: a plain model's report itself, else ``{"domains": {name: report}}``."""
+    if "" in reports:
+        return reports[""].to_json()
+    return {"domains": {name: report.to_json() for name, report in reports.items()}}
+
+
+def summary(
+    target: float | None, returns: np.ndarray, lengths: np.ndarray, score: Score, solved: float | None = None
+) -> TargetResult:
     """One target's result from its episodes' ``(N,)`` returns and lengths."""
     return TargetResult(
         target=target,
@@ -107,6 +127,7 @@ def summary(target: float | None, returns: np.ndarray, lengths: np.ndarray, scor
         min=float(returns.min()),
         max=float(returns.max()),
         length=float(lengths.mean()),
+        solved=solved,
     )
 
 

@@ -107,6 +107,16 @@ def normalise(returns: Sequence[float] | np.ndarray | float, spec: EpisodeSpec, 
     return Score(float(score), reference, not why, why or "D4RL's data, environment family and reference scores")
 
 
+def solved(returns: np.ndarray, env_id: str) -> float | None:
+    """Share of the episodes that reached their goal, in environments whose only reward is a positive one for that.
+
+    Args:
+        returns: ``(N,)`` undiscounted returns of episodes.
+        env_id: where they were made; None is answered for all but BabyAI and MiniGrid.
+    """
+    return float((np.asarray(returns) > 0).mean()) if re.match(r"(babyai|minigrid)-", env_id.lower()) else None
+
+
 def _obstacle(spec: EpisodeSpec, env_id: str, kind: str | None, d4rl_numbers: bool) -> str:
     """Why a score must not stand beside D4RL's tables; empty if it may."""
     kind = kind or ""

@@ -38,11 +38,14 @@ class Codec:
 
     continuous = False
     bounded = False
+    dtype = "int64"
+    chunk = 1
 
     def __init__(self, config: Config, modality: Modality) -> None:
         self.config = config
-        self.width = modality.size
+        self.width = self.tokens = modality.size
         self.vocab = config.bins
+        self.share = f"bins{config.bins}"
         low, high = modality.low or (-np.inf,) * self.width, modality.high or (np.inf,) * self.width
         if config.range:
             low, high = ([end] * self.width for end in config.range)

@@ -21,6 +21,9 @@ class Codec:
 
     continuous = False
     bounded = False
+    dtype = "int64"
+    chunk = 1
+    share = "choice"
     tolerance = 0.0
 
     def __init__(self, config: Config, modality: Modality) -> None:
@@ -31,7 +34,7 @@ class Codec:
         self.config = config
         self.sizes = np.array(modality.n, np.int64)
         self.start = np.array(modality.start or (0,) * len(modality.n), np.int64)
-        self.width = len(self.sizes)
+        self.width = self.tokens = len(self.sizes)
         self.vocab = int(self.sizes.max())
 
     def fit(self, values: np.ndarray) -> None:

@@ -31,11 +31,14 @@ class Codec:
 
     continuous = False
     bounded = False
+    dtype = "int64"
+    chunk = 1
 
     def __init__(self, config: Config, modality: Modality) -> None:
         self.config = config
-        self.width = modality.size
+        self.width = self.tokens = modality.size
         self.vocab = config.bins
+        self.share = f"mulaw{config.bins}"
         self._log = np.log(config.largest * config.mu + 1)
 
     def _open(self, y: np.ndarray) -> np.ndarray:

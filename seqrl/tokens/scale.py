@@ -36,6 +36,10 @@ class Codec:
     continuous = True
     bounded = False
     vocab = 0
+    tokens = 1
+    share = ""
+    dtype = "float32"
+    chunk = 1
 
     def __init__(self, config: Config, modality: Modality) -> None:
         self.config = config

@@ -4,6 +4,7 @@ The recipe's own schema leaves these open, because each kind brings its own sett
 ``Config``, with file and line, and without loading torch: a model's settings are read from its source text.
 """
 
+import re
 from typing import Any
 
 from pydantic import ValidationError, create_model
@@ -12,10 +13,12 @@ from seqrl.core import kinds
 from seqrl.core.config import Frozen, Path_, explain
 from seqrl.core.errors import RecipeError, did_you_mean
 from seqrl.core.layout import Layout
+from seqrl.data.dataset import OWN
 from seqrl.data.slots import TokensConfig
 
 # Settings of a model that come from the data or from another part of the recipe (train.losses), never from model.*.
-_FROM_DATA = {"ports", "context_length", "losses"}
+_DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
+_FROM_DATA = {"ports", "context_length", "length", "losses"}
 
 
 def strange_kinds(raw: dict[str, Any]) -> list[str]:
@@ -27,9 +30,11 @@ def strange_kinds(raw: dict[str, Any]) -> list[str]:
             spot = spot.get(key) if isinstance(spot, dict) else None
         return spot
 
-    slots, sources = entries("tokens", "slots"), entries("data", "sources")
+    domains, sources = entries("tokens", "domains"), entries("data", "sources")
     named = [(entries("model"), None)]
-    named += [(s, "tokens") for s in (slots.values() if isinstance(slots, dict) else ())]
+    of_domains = [d.get("slots") for d in (domains.values() if isinstance(domains, dict) else ()) if isinstance(d, dict)]
+    for slots in (entries("tokens", "slots"), *of_domains):
+        named += [(s, "tokens") for s in (slots.values() if isinstance(slots, dict) else ())]
     named += [(s, "sources") for s in (sources if isinstance(sources, list) else ())]
     kinds_named = [(str(e["kind"]), room) for e, room in named if isinstance(e, dict) and "kind" in e]
     return [kind for kind, room in kinds_named if not kinds.is_own(kind, room)]
@@ -65,39 +70,60 @@ def check_sources(raw: Any, where: dict[Path_, str], source: str) -> list[str]:
             continue
         try:
             config = kinds.load(str(entry["kind"]), "sources").Config
-            config.model_validate({k: v for k, v in entry.items() if k not in ("weight", "top")})
+            config.model_validate({k: v for k, v in entry.items() if k not in OWN})
         except RecipeError as e:
             wrong.append(f"{where.get((*place, 'kind'), line)}: data.sources.{i}.kind: {e}")
         except ValidationError as e:
             wrong += explain(e, config, where, source, place)
-        for key, most in (("weight", None), ("top", 1)):
+        domain = entry.get("domain")
+        if domain is not None and not (isinstance(domain, str) and _DOMAIN.match(domain)):
+            said = f"a name of letters, digits, _ and - is wanted (got {domain!r})"
+            wrong.append(f"{where.get((*place, 'domain'), line)}: data.sources.{i}.domain: {said}")
+        for key, most in (("weight", None), ("top", 1), ("tokens", None)):
             value = entry.get(key)
-            if value is not None and not (isinstance(value, int | float) and value > 0 and (most is None or value <= most)):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and value > 0 and (most is None or value <= most)):
                 said = "a positive number" + (f" up to {most}" if most else "")
                 wrong.append(f"{where.get((*place, key), line)}: data.sources.{i}.{key}: {said} is wanted (got {value!r})")
     return wrong
 
 
 def check_tokens(raw: Any, where: dict[Path_, str], source: str) -> list[str]:
-    """One line for each mistake in ``tokens``."""
-    wrong = []
-    place: Path_ = ("tokens", "layout")
+    """One line for each mistake in ``tokens``, those of single domains included."""
+    domains = raw.get("domains") if isinstance(raw.get("domains"), dict) else {}
+    layout = raw.get("layout", TokensConfig().layout)
+    wrong, known = _check_layout(layout, ("tokens",), where, source)
+    for name, own in domains.items():
+        place: Path_ = ("tokens", "domains", name)
+        own = own if isinstance(own, dict) else {}
+        more, names = _check_layout(own["layout"], place, where, source) if own.get("layout") else ([], known)
+        # What is given for all may be meant for the slots of some.
+        wrong, known = wrong + more, (*known, *names)
+        wrong += [] if more else _check_slots(own.get("slots"), names, (*place, "slots"), where, source)
+    return wrong or _check_slots(raw.get("slots"), known, ("tokens", "slots"), where, source)
+
+
+def _check_layout(text: Any, place: Path_, where: dict[Path_, str], source: str) -> tuple[list[str], tuple[str, ...]]:
     try:
-        layout = Layout.parse(str(raw.get("layout", TokensConfig().layout)))
+        return [], Layout.parse(str(text)).names
     except RecipeError as e:
-        return [f"{where.get(place, source)}: tokens.layout: {e}"]
-    slots = raw.get("slots") or {}
+        spot: Path_ = (*place, "layout")
+        return [f"{where.get(spot, source)}: {'.'.join(map(str, spot))}: {e}"], ()
+
+
+def _check_slots(slots: Any, known: tuple[str, ...], place: Path_, where: dict[Path_, str], source: str) -> list[str]:
+    wrong, said = [], ".".join(map(str, place))
     for name, entry in slots.items() if isinstance(slots, dict) else ():
-        at: Path_ = ("tokens", "slots", name)
+        at: Path_ = (*place, name)
         line = where.get(at, source)
-        if name not in layout.names:
-            wrong.append(f"{line}: tokens.slots.{name}: the layout has no such slot{did_you_mean(name, layout.names)}")
+        if name not in known:
+            wrong.append(f"{line}: {said}.{name}: the layout has no such slot{did_you_mean(name, known)}")
         if isinstance(entry, dict) and "kind" in entry:
             try:
                 config = kinds.load(str(entry["kind"]), "tokens").Config
                 config.model_validate({k: v for k, v in entry.items() if k != "from"})
             except RecipeError as e:
-                wrong.append(f"{where.get((*at, 'kind'), line)}: tokens.slots.{name}.kind: {e}")
+                wrong.append(f"{where.get((*at, 'kind'), line)}: {said}.{name}.kind: {e}")
             except ValidationError as e:
                 wrong += explain(e, config, where, source, at)
     return wrong

@@ -6,14 +6,14 @@ Lines of metrics, looks at held-out episodes, evaluations in the real environmen
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seqrl import bundle
-from seqrl.data.dataset import Dataset
-from seqrl.data.tokenizer import Tokenizer
-from seqrl.rollout.evaluate import Report, evaluate
+from seqrl.rollout.evaluate import Report, evaluate_all
+from seqrl.rollout.result import to_json
 from seqrl.train import checkpoint, progress
 from seqrl.train.engine import Engine
-from seqrl.train.finish import keep_report
+from seqrl.train.finish import keep_reports
 from seqrl.train.loop import Clock, Trainer
 from seqrl.train.metrics import Metrics
 from seqrl.train.recipe import Recipe
@@ -22,13 +22,19 @@ from seqrl.train.signals import Interrupted, politely
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run left: its folder, its last metrics, and the report of its last evaluation, if there was one."""
+    """What a finished run left: its folder, its last metrics, and the reports of its last evaluation, by domain ("" for a
+    plain model); none if there was no evaluation."""
 
     run: Path
     metrics: dict[str, float]
-    report: Report | None
+    reports: dict[str, Report]
     main: bool = True
     """Whether this process is the one that speaks and writes, of all that trained together."""
+
+    @property
+    def report(self) -> Report | None:
+        """That of a plain model; None where there was no evaluation, or there are domains."""
+        return self.reports.get("")
 
 
 def restore(trainer: Trainer, state: checkpoint.TrainerState) -> None:
@@ -44,16 +50,26 @@ def restore(trainer: Trainer, state: checkpoint.TrainerState) -> None:
             weight.copy_(state.tensors[f"average/{name}"])
 
 
+def _flat(reports: dict[str, Report]) -> dict[str, float]:
+    """Metrics of an evaluation: ``eval/<target or all>/mean`` and more; ``eval/<domain>/<target or all>/mean`` of domains."""
+    flat = {}
+    for domain, report in reports.items():
+        for t in report.targets:
+            asked = "all" if t.target is None else f"{t.target:g}"
+            found = {"mean": t.mean, "normalized": t.normalized, "solved": t.solved}
+            place = "/".join(word for word in ("eval", domain, asked) if word)
+            flat |= {f"{place}/{name}": value for name, value in found.items() if value is not None}
+    return flat
+
+
 class Clockwork:
     """The run under way: the loop's clockwork around ``Trainer.step``."""
 
-    def __init__(
-        self, recipe: Recipe, out: Path, engine: Engine, dataset: Dataset, tokenizer: Tokenizer, trainer: Trainer, step: int
-    ):
+    def __init__(self, recipe: Recipe, out: Path, engine: Engine, data: list[str], tokenizer: Any, trainer: Trainer, step: int):
         self.recipe, self.out, self.engine, self.tokenizer, self.trainer = recipe, out, engine, tokenizer, trainer
-        self.dataset, self.first = dataset, step
+        self.data, self.first = data, step
         self.latest: dict[str, float] = {}
-        self.report: Report | None = None
+        self.reports: dict[str, Report] = {}
         self.metrics = Metrics(out, recipe.train.trackers, step) if engine.main else None
         self.clock = Clock()
 
@@ -63,11 +79,11 @@ class Clockwork:
             if self.recipe.evaluate.at_end:
                 self._log(self.recipe.train.steps, self._play())
                 if self.engine.main and (last := checkpoint.last(self.out)):
-                    bundle.add_metrics(last / "bundle", {**self.latest, "report": self.report.to_json()})
+                    bundle.add_metrics(last / "bundle", {**self.latest, "report": to_json(self.reports)})
         finally:
             if self.metrics:
                 self.metrics.close()
-        return Outcome(self.out, self.latest, self.report, self.engine.main)
+        return Outcome(self.out, self.latest, self.reports, self.engine.main)
 
     def _train(self) -> None:
         """Every step that is left; raises Interrupted, with all saved, when asked to stop."""
@@ -116,16 +132,10 @@ class Clockwork:
         with self.trainer.published() as model:
             model.eval()
             with progress.bar("evaluating", "episode") as show:
-                self.report = evaluate(model, self.tokenizer, self.recipe.evaluate, show)
+                self.reports = evaluate_all(model, self.tokenizer, self.recipe.evaluate, show)
             model.train()
-        keep_report(self.out, self.report)
-        flat = {}
-        for t in self.report.to_json()["targets"]:
-            name = "all" if t["target"] is None else f"{t['target']:g}"
-            flat |= {f"eval/{name}/mean": t["mean"]} | (
-                {f"eval/{name}/normalized": t["normalized"]} if t["normalized"] is not None else {}
-            )
-        return flat
+        keep_reports(self.out, self.reports)
+        return _flat(self.reports)
 
     def _save(self, step: int) -> None:
         self.trainer.check()
@@ -139,7 +149,7 @@ class Clockwork:
         tensors |= checkpoint.pack_optimizer(trainer.optimizer.optimizer, bare) | trainer.tally.tensors()
         if trainer.average:
             tensors |= {f"average/{n}": t for n, t in trainer.average.weights.items()}
-        facts = {"data": self.dataset.fingerprints(), "world": self.engine.world}
+        facts = {"data": self.data, "world": self.engine.world}
 
         def write(folder: Path) -> None:
             with trainer.published() as model:

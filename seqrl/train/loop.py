@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from seqrl.core.errors import UserError
+from seqrl.core.packed import PackedBatch
 from seqrl.core.stream import StreamBatch
 from seqrl.data.loader import Loader
 from seqrl.train.engine import Engine
@@ -57,6 +58,30 @@ class Tally:
         }
 
 
+class Foresight:
+    """How much of what comes next a model's heads explain: R^2 of continuous slots, one step ahead, over held-out windows."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, predictions: Mapping[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
+        """Slot -> prediction ``[..., A]``, truth ``[..., A]``, whether it counts ``[...]``."""
+        for name, (said, truth, mask) in predictions.items():
+            said, truth = said[mask].double(), truth[mask].double()
+            sums = torch.stack([torch.ones_like(truth).sum(0), truth.sum(0), (truth**2).sum(0), ((said - truth) ** 2).sum(0)])
+            self._sums[name] = self._sums.get(name, 0) + sums
+
+    def r2(self) -> dict[str, float]:
+        """``val/r2/<slot>``: 1 - error / variance, averaged over the slot's numbers; those that never move are left out."""
+        found = {}
+        for name, (n, total, squares, error) in self._sums.items():
+            spread = squares - total**2 / n
+            moves = spread > 1e-9 * n
+            if moves.any():
+                found[f"val/r2/{name}"] = float((1 - error[moves] / spread[moves]).mean())
+        return found
+
+
 Sums = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -81,13 +106,14 @@ class Trainer:
         self.bare = engine.bare(self.model)
         self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
         self.average = Average(self.bare, config.ema) if config.ema else None
-        self.tally, self._norm = Tally(), None
+        self.tally, self._norm, self._filled = Tally(), None, None
 
     def step(self, step: int) -> None:
         """Optimiser step number ``step`` (from 0)."""
         config, engine = self.config, self.engine
         batch = self.loader.draw(config.seed, step, config.batch // engine.world, engine.rank, engine.world)
-        pieces = [batch] if config.accumulate == 1 else [batch[i :: config.accumulate] for i in range(config.accumulate)]
+        pieces = batch.split(config.accumulate)
+        self._filled = batch.pack if isinstance(batch, PackedBatch) else None
         counts = self._counts(batch) if config.accumulate > 1 else None
         for i, piece in enumerate(pieces):
             engine.reseed(step, i)
@@ -112,9 +138,11 @@ class Trainer:
         return {n: self.engine.total(c) for n, c in self.bare.counts(batch).items()}
 
     def measured(self) -> dict[str, float]:
-        """Losses since the last call, and the last gradient's norm."""
+        """Losses since the last call, the last gradient's norm, and how much of the last packed rows was tokens."""
         self.check()
         means = self.tally.means(self.engine, self.config.losses)
+        if self._filled is not None:
+            means["packing"] = float((self._filled >= 0).float().mean())
         return means | ({"grad_norm": float(self._norm)} if self._norm is not None else {})
 
     def check(self) -> None:
@@ -127,18 +155,18 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Losses on the held-out episodes' fixed windows, with the weights that would be published."""
-        windows = self.loader.held_out
-        if windows is None:
+        if self.loader.held_out is None:
             return {}
-        starts = windows.spread(self.config.validate_windows)
-        tally, B = Tally(), self.config.batch
+        tally = Tally()
         self.model.eval()
         with self.published():
-            for i in range(0, len(starts.row), B):
-                part = type(starts)(*(getattr(starts, f)[i : i + B] for f in starts.__dataclass_fields__))
-                tally.add(self.model(self.loader.batch(part)).sums())
+            foresight = Foresight()
+            for batch in self.loader.validation(self.config.validate_windows, self.config.batch):
+                tally.add(self.model(batch).sums())
+                if hasattr(self.bare, "predictions"):
+                    foresight.add(self.bare.predictions(batch))
         self.model.train()
-        return tally.means(self.engine, self.config.losses, prefix="val/")
+        return tally.means(self.engine, self.config.losses, prefix="val/") | foresight.r2()
 
     def published(self) -> "_Published":
         """A context in which the model holds the weights that are published: the average, where there is one."""

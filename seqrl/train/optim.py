@@ -33,22 +33,27 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.A
 
 
 class Average:
-    """Exponential moving average of a model's parameters (Polyak averaging), with the usual early correction."""
+    """Exponential moving average of a model's parameters (Polyak averaging), with the usual early correction.
+
+    Of those that train: what is frozen is its own average.
+    """
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {n: p.detach().clone() for n, p in model.named_parameters()}
+        self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module, step: int) -> None:
         """Moves towards the model; early on the average is short, so that the random start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in model.parameters()], 1 - decay)
+        now = [p.detach() for p in model.parameters() if p.requires_grad]
+        torch._foreach_lerp_(list(self.weights.values()), now, 1 - decay)
 
     @torch.no_grad()
     def swap(self, model: torch.nn.Module) -> None:
         """Exchanges the model's weights and the average; twice is a no-op."""
         for n, p in model.named_parameters():
-            kept = p.detach().clone()
-            p.copy_(self.weights[n])
-            self.weights[n].copy_(kept)
+            if n in self.weights:
+                kept = p.detach().clone()
+                p.copy_(self.weights[n])
+                self.weights[n].copy_(kept)

@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
+from seqrl import bundle
 from seqrl.core import kinds
 from seqrl.core.errors import DataError, EnvError, RecipeError, UserError
-from seqrl.data.dataset import open_dataset
-from seqrl.data.loader import Loader, fit
+from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.tokenizer import Tokenizer
-from seqrl.rollout import envs
-from seqrl.rollout.evaluate import choose_targets, readable
-from seqrl.rollout.face import Face
+from seqrl.rollout.evaluate import rehearse
+from seqrl.rollout.players import domains_of, plan
 from seqrl.train import checkpoint, progress
 from seqrl.train.clockwork import Clockwork, Outcome, restore
 from seqrl.train.engine import Engine
 from seqrl.train.finish import write_whole
 from seqrl.train.loop import Trainer
 from seqrl.train.optim import make_optimizer
+from seqrl.train.prepare import fingerprints, loader_for, names, open_data, tokenizer_for
 from seqrl.train.recipe import Recipe, parse
 
 # What may change between stopping and going on without changing what was already learnt.
@@ -83,55 +83,64 @@ def _same_run(recipe: Recipe, before: Recipe, path: Path) -> None:
         )
 
 
-def build_model(recipe: Recipe, tokenizer: Tokenizer, seed: int) -> Any:
-    """A fresh model of the recipe for the tokenizer's data; weights follow from the seed."""
+def build_model(recipe: Recipe, tokenizer: Tokenizer, seed: int, before: Path | None = None) -> Any:
+    """A fresh model of the recipe for the tokenizer's data; weights follow from the seed, or are those it begins with.
+
+    Args:
+        before: the bundle of a checkpoint whose weights will be put in: then only its config is read, and no other's weights.
+    """
     module = kinds.load(recipe.model["kind"])
     settings = {k: v for k, v in recipe.model.items() if k != "kind"}
     torch.manual_seed(seed)
+    if before is not None:
+        return module.Model(bundle.read_config(before, recipe.model["kind"]))
     if "losses" in kinds.settings(recipe.model["kind"]):
         settings["losses"] = list(recipe.train.losses)
-    config = module.Config.for_ports(tokenizer.ports(), tokenizer.context, **settings)
-    return module.Model(config)
+    if tokenizer.packed and isinstance(tokenizer, Mixture):
+        config = module.Config.for_domains(tokenizer.ports(), tokenizer.length, **settings)
+    else:
+        config = module.Config.for_ports(tokenizer.ports(), tokenizer.context, **settings)
+    return getattr(module.Model, "begin", module.Model)(config)
 
 
-def preflight(recipe: Recipe, tokenizer: Tokenizer) -> None:
-    """Finds out before step 0 what would otherwise fail after hours: the environment and the targets of the evaluation."""
-    if recipe.evaluate.every or recipe.evaluate.at_end:
-        choose_targets(tokenizer, recipe.evaluate.targets)
-        spec = readable(tokenizer)
+def preflight(recipe: Recipe, tokenizer: Tokenizer | Mixture) -> None:
+    """Finds out before step 0 what would otherwise fail after hours: the environments and the targets of the evaluation.
+
+    Raises:
+        UserError: the policy of a domain cannot be played as the recipe says.
+    """
+    if not (recipe.evaluate.every or recipe.evaluate.at_end):
+        return
+    tokenizers = domains_of(tokenizer)
+    for name, config in plan(tokenizer, recipe.evaluate).items():
         try:
-            made = envs.make(recipe.evaluate.env or spec, 1, spec)
-        except EnvError as e:
-            raise EnvError(f"{e}\n(to train without playing: evaluate.at_end=false evaluate.every=null)") from e
-        try:
-            Face.of(made[0], spec)
-        finally:
-            made[0].close()
+            rehearse(tokenizers[name], config)
+        except UserError as e:
+            if name:
+                raise type(e)(f"domain '{name}': {e}\n(to train without playing it: evaluate.domains.{name}.play=false)") from e
+            if isinstance(e, EnvError):
+                raise EnvError(f"{e}\n(to train without playing: evaluate.at_end=false evaluate.every=null)") from e
+            raise
 
 
 def _go(recipe: Recipe, out: Path, last: Path | None) -> Outcome:
     config = recipe.train
     engine = Engine(config.device, config.precision, config.seed)
     with progress.bar("converting", "episode", quiet=not engine.main) as report:
-        dataset = open_dataset(recipe.data, report)
+        data = open_data(recipe, report)
     state = checkpoint.load(last) if last else None
-    if state and state.facts["data"] != dataset.fingerprints():
-        raise DataError(
-            f"{out}: the data are not those this run began with ({dataset.spec.id} was changed); start a new run with --out"
-        )
-    if last:
-        # Your own run: whatever its recipe names, you named.
-        tokenizer = Tokenizer.load(last / "bundle", trust=True)
-    else:
-        tokenizer = Tokenizer(recipe.tokens, dataset.spec)
-        fit(tokenizer, dataset)
+    if state and state.facts["data"] != fingerprints(data):
+        changed = f"the data are not those this run began with ({names(data)} was changed)"
+        raise DataError(f"{out}: {changed}; start a new run with --out")
+    # Your own run: whatever its recipe names, you named.
+    tokenizer = read_tokenizer(last / "bundle" / "tokenizer.json", trust=True) if last else tokenizer_for(recipe, data)
     preflight(recipe, tokenizer)
-    model = build_model(recipe, tokenizer, config.seed)
-    loader = Loader(dataset, tokenizer, engine.device)
+    model = build_model(recipe, tokenizer, config.seed, last and last / "bundle")
+    loader = loader_for(recipe, data, tokenizer, engine.device)
     trainer = Trainer(config, engine, model, make_optimizer(model, config), loader)
     if state:
         restore(trainer, state)
     if engine.main:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "recipe.yaml", recipe.dump())
-    return Clockwork(recipe, out, engine, dataset, tokenizer, trainer, state.step if state else 0).go()
+    return Clockwork(recipe, out, engine, fingerprints(data), tokenizer, trainer, state.step if state else 0).go()

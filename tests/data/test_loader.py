@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqrl.data import loader
+from seqrl.data import tables
 from seqrl.data.dataset import DataConfig, Dataset
 from seqrl.data.loader import Loader, fit
 from seqrl.data.slots import TokensConfig
@@ -35,9 +35,9 @@ def test_tables_are_the_same_whatever_the_block(home, memory, monkeypatch):
     dataset = dataset_of(memory, (5, 1, 9), (7, 2))
     tokenizer = fitted(dataset, layout="return state action > reward done")
     whole = Loader(dataset, tokenizer)
-    monkeypatch.setattr(loader, "_BLOCK", 4)
+    monkeypatch.setattr(tables, "_BLOCK", 4)
     parts = Loader(dataset, tokenizer)
-    assert all(torch.equal(whole._tables[c], parts._tables[c]) for c in (True, False))
+    assert all(torch.equal(whole.tables.tables[d], parts.tables.tables[d]) for d in ("float32", "int64"))
     equal(whole.draw(0, 3, 64), parts.draw(0, 3, 64))
     equal(whole.draw(0, 3, 64), Loader(dataset, tokenizer, budget=0).draw(0, 3, 64))
 
@@ -74,7 +74,7 @@ def test_targets_are_what_an_agent_is_asked_for(home, memory):
 def test_fitting_sees_no_more_than_it_is_allowed(home, memory, most, seen):
     dataset = dataset_of(memory, (20, 40))
     tokenizer = Tokenizer(TokensConfig(), dataset.spec)
-    tokenizer.fit = lambda columns, *_: sizes.update({n: len(c) for n, c in columns.items()})
+    tokenizer.fit = lambda columns, *_: sizes.update({(n, f): len(c) for n, s in columns.items() for f, c in s.items()})
     sizes = {}
     fit(tokenizer, dataset, most)
     assert set(sizes.values()) == {seen}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
-from seqrl.core.errors import RecipeError
+from seqrl.core.errors import BundleError, RecipeError
 from seqrl.data.slots import TokensConfig
 from seqrl.data.tokenizer import Tokenizer
 
@@ -32,18 +32,27 @@ SCREEN = EpisodeSpec(
     PLAIN.act,
 )
 
+MIXED = EpisodeSpec("tests/mixed-v0", PLAIN.obs | {"mode": Modality("discrete", (), "int64", n=(2,))}, PLAIN.act)
+
 
 def columns(spec, n=50, seed=0):
     rng = np.random.default_rng(seed)
     out = {k: rng.normal(size=(n, *m.shape)).astype(np.float32) for k, m in spec.obs.items() if m.kind == "vector"}
+    out |= {k: rng.integers(0, 256, (n, *m.shape), np.uint8) for k, m in spec.obs.items() if m.kind == "image"}
+    out |= {
+        k: np.array(["go to the red ball", "open the door"])[rng.integers(0, 2, n)]
+        for k, m in spec.obs.items()
+        if m.kind == "text"
+    }
     for k, m in spec.act.items():
         out[k] = rng.integers(2, 5, n) if m.kind == "discrete" else rng.uniform(m.low, m.high, (n, *m.shape)).astype(np.float32)
-    return out | {"return": rng.normal(size=n).astype(np.float32) * 100}
+    made = {"reward": np.ones(n, np.float32), "done": np.zeros(n, np.int64), "separator": np.zeros(n, np.int64)}
+    return made | {"return": rng.normal(size=n).astype(np.float32) * 100} | out
 
 
 def fitted(spec, **tokens):
-    tokenizer = Tokenizer(TokensConfig(**tokens), spec)
-    tokenizer.fit(columns(spec), np.array([1.0, 3.0]))
+    tokenizer, raw = Tokenizer(TokensConfig(**tokens), spec), columns(spec)
+    tokenizer.fit({n: {f: raw[f] for f in s.fields} for n, s in tokenizer.slots.items()}, np.array([1.0, 3.0]))
     return tokenizer
 
 
@@ -93,18 +102,64 @@ def test_a_stream_spells_every_token_out():
     assert stream.raw["return"].ravel().tolist() == [6, 5, 4, 3, 2, 1]
 
 
+def episode_of(spec, T):
+    raw, ends = columns(spec, T + 1), np.arange(T) == T - 1
+    obs, act = {n: raw[n] for n in spec.obs}, {n: raw[n][:T] for n in spec.act}
+    return Episode(obs, act, np.ones(T, np.float32), ends, np.zeros(T, bool))
+
+
+def test_a_packed_stream_has_a_token_a_code_and_a_text_as_long_as_it_is():
+    slots = {"state": {"kind": "mulaw"}, "action": {"kind": "bins", "bins": 16}}
+    tokenizer = fitted(GOALS, layout="task | state separator action > reward done", slots=slots, pack=100)
+    episode = episode_of(GOALS, 5)
+    stream = tokenizer.stream(episode, np.zeros(5), ("action", "reward"))
+    said = tokenizer.slots["task"].codec.encode(episode.obs["mission"][:1])
+    front = int(tokenizer.slots["task"].codec.lengths(said)[0])
+    assert stream.layout.prefix_width == front <= tokenizer.layout.prefix_width
+    assert stream.values["task"].shape == (5, front)
+    assert len(stream) == front + 5 * (8 + 1 + 3)
+    assert stream.tracks["target"].sum() == 5 * 3
+    # The reward is the first read-out and done the second; only the reward is trained, at the last token of each step.
+    assert np.flatnonzero(stream.tracks["readout"]).tolist() == [front + 12 * t + 11 for t in range(5)]
+    assert set(stream.tracks["readout"].tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(("trained", "bits"), [((), 0), (("done",), 2), (("done", "reward", "state"), 3)])
+def test_trained_read_outs_are_bits_of_the_last_token(trained, bits):
+    stream = fitted(PLAIN, layout="state action > reward done").stream(episode_of(PLAIN, 3), np.zeros(3), trained)
+    assert stream.tracks["readout"].tolist() == [0, bits] * 3
+
+
+def test_a_vocabulary_is_no_fitted_tokenizer():
+    with pytest.raises(BundleError, match=r"no seqrl tokenizer \(its version is '1.0'\)"):
+        Tokenizer.from_json({"version": "1.0", "model": {}})
+
+
 @pytest.mark.parametrize(
     ("spec", "tokens", "said"),
     [
         (GOALS, {"slots": {"state": {"from": ["observatoin"]}}}, "did you mean 'observation'"),
-        (GOALS, {"slots": {"state": {"from": ["observation", "mission"]}}}, "different kinds"),
+        (GOALS, {"slots": {"state": {"from": ["observation", "mission"]}}}, "a slot of pictures or texts is made of one field"),
+        (MIXED, {"slots": {"state": {"from": ["observation", "mode"]}}}, r"different kinds \(discrete, vector\)"),
         (GOALS, {"layout": "image action"}, "no field 'image'"),
         (PLAIN, {"slots": {"state": {"kind": "discrete"}}}, "use 'vector' or 'bins'"),
         (PLAIN, {"slots": {"state": {"kind": "vector", "scale": "bounds"}}}, "finite bounds"),
-        (GOALS, {"slots": {"state": {"from": "mission"}}}, "'mission' is text, and no codec here reads text yet"),
-        (GOALS, {"slots": {"state": {"from": "mission", "kind": "bins"}}}, "no codec here reads text yet"),
-        (SCREEN, {"layout": "image action"}, "'image' is image, and no codec here reads image yet"),
-        (SCREEN, {"layout": "image action", "slots": {"image": {"kind": "scale"}}}, "reads image yet"),
+        (
+            GOALS,
+            {"slots": {"state": {"from": "mission", "kind": "vector"}}},
+            "'mission' is text, which the codec 'vector' does not read",
+        ),
+        (
+            GOALS,
+            {"slots": {"state": {"from": "mission", "kind": "bins"}}},
+            "there are: achieved_goal, desired_goal, observation",
+        ),
+        (SCREEN, {"layout": "image action"}, "size 16 does not divide a picture of 4x4 pixels"),
+        (
+            SCREEN,
+            {"layout": "image action", "slots": {"image": {"kind": "scale"}}},
+            "'image' is image, which the codec 'scale'",
+        ),
         (PLAIN, {"slots": {"state": {"from": 3}}}, r"tokens.slots.state.from: the name of a field, .* \(got 3\)"),
         (PLAIN, {"slots": {"state": {"from": [["observation"]]}}}, "or a list of names"),
         (PLAIN, {"slots": {"state": {"kind": 3}}}, "unknown kind '3'"),

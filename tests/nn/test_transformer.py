@@ -61,6 +61,48 @@ def test_the_future_cannot_move_the_past(kind):
     assert not torch.allclose(model(moved)[:, 7:], model(x)[:, 7:])
 
 
+PACK = torch.tensor([[0] * 5 + [1] * 3 + [2] * 9 + [-1] * 3, [7] * 1 + [3] * 12 + [4] * 7, [-1] * 20])
+DOCUMENTS = [(0, 0, 5), (0, 5, 8), (0, 8, 17), (1, 0, 1), (1, 1, 13), (1, 13, 20)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_packed_document_equals_the_document_alone(kind):
+    model, x = trunk(kind), torch.randn(3, 20, 32)
+    y = model(x, pack=PACK)
+    assert y.isfinite().all()
+    for row, first, end in DOCUMENTS:
+        close(y[row, first:end], model(x[row : row + 1, first:end])[0], 1e-5)
+    close(model(x, slice(1, None, 3), PACK), y[:, 1::3])
+    at = torch.tensor([[0, 16], [7, 3], [5, 5]])
+    close(model(x, at, PACK), torch.stack([y[i, at[i]] for i in range(3)]))
+    counted = torch.arange(20) - torch.tensor([[0] * 5 + [5] * 3 + [8] * 9 + [17] * 3, [0] + [1] * 12 + [13] * 7, [0] * 20])
+    assert torch.equal(model(x, pack=PACK, pos=counted), y)
+    with pytest.raises(ValueError, match="need the documents"):
+        model(x, pos=counted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_other_documents_nor_the_future_nor_padding_move_an_output(kind):
+    model, x = trunk(kind), torch.randn(3, 20, 32)
+    y = model(x, pack=PACK)
+    for row, first, end in DOCUMENTS:
+        moved, middle = torch.randn(3, 20, 32) * 100, (first + end) // 2
+        moved[row, first : middle + 1] = x[row, first : middle + 1]
+        assert torch.equal(model(moved, pack=PACK)[row, first : middle + 1], y[row, first : middle + 1])
+
+
+@pytest.mark.parametrize("drop", [0.0, 1e-7])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_packed_documents_equal_those_of_documents_alone(kind, drop):
+    """With so small a probability nothing is dropped, but the plain form of attention is taken on CPU."""
+    model, x = trunk(kind, attention_dropout=drop).train(), torch.randn(3, 20, 32)
+    given = [*model.parameters(), x.requires_grad_()]
+    packed = model(x, pack=PACK)[PACK >= 0].square().sum()
+    alone = sum(model(x[row : row + 1, first:end]).square().sum() for row, first, end in DOCUMENTS)
+    for a, b in zip(torch.autograd.grad(packed, given), torch.autograd.grad(alone, given), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_cache_with_rows_at_their_own_positions(kind):
@@ -104,6 +146,60 @@ def test_filled_rows_go_on_from_what_they_were_given(kind):
     y = model.extend(torch.stack((x[0, 4:7], x[2, 6:9])), cache)
     close(y[0], model(x[:1, :7])[0, 4:])
     close(y[1], model(x[2:3])[0, 6:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_ragged_rows_with_absent_tokens_equal_whole_rows(kind):
+    """Each pass feeds every row as many tokens as chance will have, some absent ones before, between and after them."""
+    model, x = trunk(kind), torch.randn(5, 20, 32)
+    whole, cache, held = model(x), model.init_cache(5, 20), [0] * 5
+    for seed in range(6):
+        there = torch.rand(5, 4, generator=torch.Generator().manual_seed(seed)) < torch.tensor([1, 0.6, 0.6, 0.3, 0])[:, None]
+        there[4] &= seed == 3
+        there &= torch.tensor(held)[:, None] + there.cumsum(1) <= 20
+        places = torch.where(there, torch.tensor(held)[:, None] + there.cumsum(1) - 1, -1)
+        fed = torch.where(there[..., None], x.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, 32)), 1e3)
+        y = model.extend(fed, cache, places=places)
+        assert y.isfinite().all()
+        close(y[there], whole.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, 32))[there], 1e-5)
+        held = [n + int(m) for n, m in zip(held, there.sum(1), strict=True)]
+        assert cache.length.tolist() == held
+    assert held[0] == 20
+    assert held[4] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_going_back_equals_never_having_fed_what_was_replaced(kind):
+    model, x, wrong = trunk(kind), torch.randn(3, 10, 32), torch.randn(3, 6, 32) * 10
+    cache = model.init_cache(3, 12)
+    model.extend(x[:, :5], cache)
+    model.extend(wrong, cache)
+    back = torch.tensor([[5, 6], [-1, -1], [5, -1]])
+    y = model.extend(x[:, 5:7], cache, places=back)
+    assert cache.length.tolist() == [7, 11, 6]
+    close(y[0], model(x)[0, 5:7], 1e-5)
+    close(y[2, 0], model(x)[2, 5], 1e-5)
+    y = model.extend(x[[0, 0, 2], 7:8], cache, places=torch.tensor([[7], [-1], [6]]), read=slice(-1, None))
+    close(y[0, 0], model(x)[0, 7], 1e-5)
+    close(y[2, 0], model(torch.cat((x[2:, :6], x[2:, 7:8]), 1))[0, 6], 1e-5)
+
+
+@pytest.mark.parametrize("shared", [0, 4])
+@torch.no_grad()
+def test_beams_go_on_from_the_rows_they_were_given(shared):
+    model, x = trunk("qwen3"), torch.randn(4, 9, 32)
+    x[:, :shared] = x[:1, :shared]
+    cache, rows = model.init_cache(4, 12), torch.tensor([2, 0, 0, 3])
+    model.extend(
+        x[:, :7], cache, places=torch.where(torch.arange(7) < torch.tensor([7, 7, 6, 7])[:, None], torch.arange(7), -1)
+    )
+    cache.reorder(rows, shared=shared)
+    assert cache.length.tolist() == [6, 7, 7, 7]
+    y = model.extend(x[rows, 7:], cache, read=slice(-1, None))
+    close(y[1:, 0], model(x)[rows[1:], -1], 1e-5)
+    close(y[0, 0], model(torch.cat((x[2:3, :6], x[2:3, 7:]), 1))[0, -1], 1e-5)
 
 
 def test_a_full_cache_is_refused():
@@ -150,6 +246,8 @@ def test_autocast_stays_close(family):
     model, x = trunk(family), torch.randn(2, 9, 32)
     with torch.autocast("cpu", torch.bfloat16):
         y = model(x, slice(0, None, 2))
+        packed = model(x, slice(0, None, 2), torch.tensor([[0] * 9, [0] * 8 + [-1]]))
+    torch.testing.assert_close(packed[:, :4], y[:, :4], rtol=0.1, atol=0.15)
     torch.testing.assert_close(y.float(), model(x, slice(0, None, 2)), rtol=0.1, atol=0.15)
 
 

@@ -135,6 +135,56 @@ def test_a_policy_that_takes_no_target(run):
     assert "--targets" not in page
 
 
+def _several(run):
+    """The run's own report as that of one of two domains; the other was not played."""
+    report = json.loads((run / "eval.json").read_text())
+    for row in report["targets"]:
+        row["solved"] = 0.5
+    other = {"targets": [], "env": "ALE/Pong-v5", "failed": "it needs a package", "mode": "exact", "seed": 7}
+    (run / "eval.json").write_text(json.dumps({"domains": {"pole": report, "pong": other}}))
+    rows = [{"step": s, "loss": 1.0 / s, "eval/pole/500/mean": s, "eval/pong/all/mean": -s} for s in (10, 20)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    bundle = run / "checkpoints" / "last" / "bundle"
+    tokenizer = json.loads((bundle / "tokenizer.json").read_text())
+    config = {"layout": "return state action"}
+    (bundle / "tokenizer.json").write_text(
+        json.dumps({"domains": {n: {**tokenizer, "config": config} for n in ("pole", "pong")}})
+    )
+    for name in ("clip.gif", "stream.html"):
+        stem, dot, end = name.partition(".")
+        (run / name).rename(run / f"{stem}-pole{dot}{end}")
+
+
+def test_several_domains_have_one_table_and_a_part_each(run):
+    _several(run)
+    page = write_report(run).read_text()
+    _check(page)
+    for said in (
+        "decision model of 2 domains: pole and pong",
+        "Not played: it needs a package",
+        "<td>50%</td>",
+        "Asked for 500, it got 470 on average over 20 episodes",
+        "seqrl eval &#39;runs/dt run&#39; --episodes 20 --seed 7 --mode exact",
+        "classic/pole-v0, return state action",
+        "data:image/gif;base64,R0lGODlh",
+        'class="sq-ribbon"',
+    ):
+        assert said in page, said
+    assert page.count('class="plot"') == 4, "one sweep, one loss, and how each of the two went while training"
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    (run / "eval.json").unlink()
+    page = write_report(run).read_text()
+    _check(page)
+    assert "Not yet evaluated" in page
+
+
+@pytest.mark.parametrize("broken", [3, [], {"pole": 3}, {"pole": {"targets": 3, "failed": []}}, {"../../x": {}}, {}])
+def test_broken_domains_are_as_good_as_missing(run, broken):
+    (run / "eval.json").write_text(json.dumps({"domains": broken}))
+    _check(write_report(run).read_text())
+
+
 EVIL = '<script>alert(1)</script><img src="http://evil.example/x.png" onerror="alert(1)">'
 
 
@@ -155,3 +205,8 @@ def test_a_stranger_s_folder_is_shown_and_not_obeyed(run):
     assert not re.search(r"<[^>]*(onerror|onclick)", page)
     assert not re.search(r"<[^>]*evil\.example", page)
     assert "&lt;script&gt;" in page
+    part = report | {"failed": EVIL}
+    (run / "eval.json").write_text(json.dumps({"domains": {EVIL: part, f"x{EVIL}": {"failed": EVIL, "env": EVIL}}}))
+    page = write_report(run).read_text()
+    assert not _check(page) & {"script", "iframe"}
+    assert not re.search(r"<[^>]*(onerror|onclick|evil\.example)", page)

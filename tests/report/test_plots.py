@@ -67,6 +67,12 @@ def test_nothing_to_draw_is_none():
     assert plots.sweep([{"target": 5, "mean": None}]) is None
 
 
+def test_each_domain_has_progress_of_its_own():
+    rows = [{"step": s, "eval/a/5/mean": 1.0 * s, "eval/ab/all/mean": 9.0} for s in (1, 2)]
+    assert plots.progress(rows, "c") is None
+    assert [line.get_ydata().tolist() for line in plots.progress(rows, "a").axes[0].lines] == [[1.0, 2.0]]
+
+
 def test_smoothing_keeps_a_constant_and_the_length():
     y = np.full(500, 3.0)
     assert np.allclose(plots._smooth(y), y)

@@ -39,6 +39,8 @@ class FakeTokenizer:
     def __init__(self, spec, context=6, layout="return state action"):
         self.spec, self.context, self.layout = spec, context, Layout.parse(layout)
         self.action = spec.act["action"]
+        fields = {"state": tuple(spec.obs)[:1]} | {n: (n,) for n in ("return", "action", "reward")}
+        self.slots = {n: SimpleNamespace(fields=fields[n]) for n in self.layout.names}
         self.returns = {"min": 9.0, "max": 500.0, "mean": 100.0, "q10": 20.0, "q50": 90.0, "q90": 495.0}
 
     def ports(self):
@@ -51,8 +53,9 @@ class FakeTokenizer:
             {"return": False, "state": False, "action": not codes},
         )
 
-    def encode_obs(self, obs):
-        return {"state": obs["observation"].astype(np.float32)}
+    def encode_slot(self, name, columns):
+        assert name == "state"
+        return columns["observation"].astype(np.float32)
 
     def encode_return(self, value):
         return (np.asarray(value)[:, None] / 100).astype(np.float32)

@@ -215,6 +215,7 @@ def test_babyai_gets_its_picture_back():
     face.writer(buffers)(0, env.reset(seed=0)[0])
     assert buffers["rgb"].shape == (1, 64, 64, 3)
     assert buffers["rgb"].std() > 0
+    np.testing.assert_array_equal(buffers["rgb"][0], env.unwrapped.get_frame(highlight=False, tile_size=8))
     assert buffers["mission"][0].startswith("go to")
 
 

@@ -85,9 +85,10 @@ def test_only_what_a_slot_reads_is_read(fakes):
     tokenizer = fakes.Tokenizer(fakes.cartpole_spec(env=SHORT))
     extra = {**tokenizer.spec.obs, "not_in_the_environment": tokenizer.spec.obs["observation"]}
     tokenizer.spec = fakes.cartpole_spec(env=SHORT, obs=extra)
+    tokenizer.slots["state"].fields = ("observation", "not_in_the_environment")
     with pytest.raises(EnvError, match="not_in_the_environment"):
         evaluate(fakes.Policy(tokenizer), tokenizer, EvalConfig(episodes=1))
-    tokenizer.slots = {"state": SimpleNamespace(fields=("observation",)), "action": SimpleNamespace(fields=("action",))}
+    tokenizer.slots["state"].fields = ("observation",)
     assert evaluate(fakes.Policy(tokenizer), tokenizer, EvalConfig(episodes=1)).targets
 
 

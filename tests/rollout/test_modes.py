@@ -20,10 +20,11 @@ CHOICES = {"action": Modality("discrete", (3,), "int64", n=(2, 9, 4), start=(0, 
 def tokenizer_for(act, **tokens):
     tokenizer = Tokenizer(TokensConfig(**tokens), EpisodeSpec("tests/random-v0", STATE, act))
     rng = np.random.default_rng(0)
-    columns = {"observation": rng.normal(size=(50, 3)), "return": rng.normal(size=50)}
     m = act["action"]
     low = np.zeros((50, m.size)) + (m.low or m.start)
-    tokenizer.fit(columns | {"action": low if m.n else low.astype(np.float32)}, np.ones(2))
+    fields = {"observation": rng.normal(size=(50, 3)), "return": rng.normal(size=50)}
+    fields["action"] = low if m.n else low.astype(np.float32)
+    tokenizer.fit({n: {f: fields[f] for f in s.fields} for n, s in tokenizer.slots.items()}, np.ones(2))
     return tokenizer
 
 

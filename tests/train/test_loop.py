@@ -28,8 +28,8 @@ def test_memory_mapped_data_give_the_same_batches(small):
     tokenizer = Tokenizer(recipe.tokens, dataset.spec)
     fit(tokenizer, dataset)
     table, mapped = Loader(dataset, tokenizer), Loader(dataset, tokenizer, budget=0)
-    assert table.resident
-    assert not mapped.resident
+    assert table.tables.resident
+    assert not mapped.tables.resident
     for step in range(5):
         a, b = table.draw(0, step, 64), mapped.draw(0, step, 64)
         assert torch.equal(a.time, b.time)
