@@ -80,7 +80,7 @@ def _read(path: Path, parse: Any) -> Any:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise BundleError(f"{path.parent}: there is no {path.name} in it, so it is no complete bundle") from e
-    except (OSError, ValueError, yaml.YAMLError) as e:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
         raise BundleError(f"{path}: cannot be read: {e}") from e
 
 
@@ -97,6 +97,8 @@ def load(name: str | Path, device: str = "cpu", trust: bool = False) -> Bundle:
     """
     folder = find(name)
     metrics = _read(folder / "metrics.json", json.loads)
+    if not isinstance(metrics, dict):
+        raise BundleError(f"{folder / 'metrics.json'}: this is no seqrl bundle's")
     if metrics.get("format", 0) > FORMAT:
         newer = f"format {metrics['format']}, this one reads {FORMAT}"
         raise BundleError(f"{folder}: written by a newer seqrl ({newer}); pip install -U seqrl")

@@ -112,6 +112,9 @@ def fit(
     fitted = tokenizer_for(recipe, data)
     write_new(out, json.dumps(fitted.to_json(), indent=1), force)
     console = Console(highlight=False)
+    if not console.is_terminal:
+        # Into a pipe or a file: whoever reads that can turn it about, and nothing need be cut off.
+        console = Console(highlight=False, width=160)
     console.print(f"fitted on {names(data)}\n", markup=False, soft_wrap=True)
     console.print(to_table(fitted, ANSI))
     console.print(f"\n{out}\nnext: seqrl train {' '.join(words)} tokens.fitted={out}", markup=False, soft_wrap=True)

@@ -40,6 +40,8 @@ class Part:
     front_weight: "torch.Tensor"
     prefix: frozenset[str] = frozenset()
     """The slots of ``values`` that stand in front."""
+    joint: bool = False
+    """Whether the tokens of a slot share the weight of their step (or span) among them; otherwise each of them has it."""
 
     def map(self, steps: Callable[[Any], Any], spans: Callable[[Any], Any]) -> "Part":
         """The same with ``steps`` applied to every tensor over S, and ``spans`` to every one over N."""

@@ -40,6 +40,9 @@ class DataConfig(Frozen):
     """Share of the episodes kept aside for validation."""
     discount: float = Field(1.0, gt=0, le=1)
     """Discount of the returns-to-go; the papers use 1."""
+    termination_penalty: float = Field(0.0, ge=0)
+    """Taken off the reward of a step that ends its episode for good, so that returns show what falling costs: for planning with
+    returns (Janner et al. 2021 take 100). Returns asked for while playing are then lower by as much."""
     delayed: bool = False
     """Give the whole return at the last step of the episode (Chen et al. 2021, section 5.7)."""
 
@@ -217,9 +220,8 @@ def open_domains(config: DataConfig, progress: Progress | None = None) -> dict[s
         try:
             made[name] = Dataset(stores, config.model_copy(update={"sources": raw}))
         except DataError as e:
-            if len(numbers) == 1:
-                raise
-            raise DataError(f"domain '{name}': {e}; give sources of different spaces a 'domain' each") from e
+            advice = "; give sources of different spaces a 'domain' each" if "cannot be one dataset" in str(e) else ""
+            raise DataError(f"domain '{name}': {e}{advice}" if len(numbers) > 1 else str(e)) from e
     return made
 
 

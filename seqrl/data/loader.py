@@ -8,6 +8,7 @@ import torch
 
 from seqrl.core.stream import StreamBatch
 from seqrl.data.dataset import Dataset
+from seqrl.data.slots import SlotCodec
 from seqrl.data.tables import Tables, last_rows, store_columns
 from seqrl.data.tokenizer import Tokenizer, take_fields
 from seqrl.data.windows import Starts, Windows
@@ -24,10 +25,24 @@ def fit(tokenizer: Tokenizer, dataset: Dataset, most: int = 2_000_000) -> None:
         inner = np.arange(len(first)) - np.repeat(np.cumsum(here.length) - here.length, here.length)
         rows = (first + inner)[::stride]
         columns, last = store_columns(dataset, i, names), last_rows(dataset.stores[i])[rows]
-        parts.append({n: take_fields(s, columns, rows, last) for n, s in tokenizer.slots.items()})
+        shown = {n: _worth_seeing(s, columns, rows) for n, s in tokenizer.slots.items()}
+        parts.append({n: take_fields(s, columns, rows[shown[n]], last[shown[n]]) for n, s in tokenizer.slots.items()})
     columns = {n: {f: np.concatenate([p[n][f] for p in parts]) for f in s.fields} for n, s in tokenizer.slots.items()}
     config = dataset.config
-    tokenizer.fit(columns, asked_returns(dataset), config.discount, config.delayed)
+    told = {n: getattr(config, n) for n in ("discount", "delayed", "termination_penalty")}
+    tokenizer.fit(columns, asked_returns(dataset), **told)
+
+
+def _worth_seeing(slot: SlotCodec, columns: Mapping[str, Any], rows: np.ndarray) -> Any:
+    """Which of ``rows`` a codec learns from: a picture has nothing to teach, and a text teaches once. The others see all.
+
+    Pictures of all steps would fill any memory.
+    """
+    if not getattr(slot.codec, "fits", True):
+        return slice(0, 1)
+    if slot.modality.kind == "text":
+        return np.sort(np.unique(columns[slot.fields[0]].numbers(rows), return_index=True)[1])
+    return slice(None)
 
 
 def asked_returns(dataset: Dataset) -> np.ndarray:
@@ -36,7 +51,8 @@ def asked_returns(dataset: Dataset) -> np.ndarray:
     Without a discount these are the returns themselves; so they are with delayed rewards, where an agent spends nothing.
     """
     train = dataset.train
-    if dataset.config.discount == 1.0 or dataset.config.delayed:
+    config = dataset.config
+    if config.discount == 1.0 and not config.termination_penalty:
         return train.total
     asked = np.empty(len(train))
     for i in range(len(dataset.stores)):

@@ -162,7 +162,7 @@ class Packer:
         L, widths = self.length, np.array([d.width for d in self._domains])
         # Weights first: what a document counts must not depend on which rank its row is on.
         width = widths[pool.domain[spans.episode]]
-        weight = self._weights(spans, pool.front[spans.episode] + spans.steps * width, width)
+        weight = self._weights(spans, width)
         mine = (spans.row >= first) & (spans.row < first + rows)
         spans, weight = Spans(*(getattr(spans, f)[mine] for f in spans.__dataclass_fields__)), weight[mine]
         front = pool.front[spans.episode]
@@ -179,16 +179,16 @@ class Packer:
                 parts[domain.name] = self._part(pool, domain, spans, here, start + front, start, weight)
         return PackedBatch(parts, *(torch.from_numpy(t.reshape(rows, L)).to(self.device) for t in (pack, pos)))
 
-    def _weights(self, spans: Spans, tokens: np.ndarray, width: np.ndarray) -> np.ndarray:
-        """``(N,)`` what each span's trained tokens count: nothing in a prompt; in rows, the tokens of a step; where documents
-        count equally, their share."""
+    def _weights(self, spans: Spans, width: np.ndarray) -> np.ndarray:
+        """``(N,)`` what each span's steps count: nothing in a prompt; in rows, the tokens of a step; where documents count
+        equally, their share of all steps."""
         weight = 1.0 - spans.prompt
         if self.weigh == "rows":
             weight = weight * width
         if self.weigh == "documents":
             document = np.unique(np.stack([spans.row, spans.document]), axis=1, return_inverse=True)[1].ravel()
-            total = np.bincount(document, tokens * weight)[document]
-            weight = weight * tokens.sum() / np.maximum(total, 1) / (document.max(initial=0) + 1)
+            steps = np.bincount(document, spans.steps * weight)[document]
+            weight = weight * (spans.steps * weight).sum() / np.maximum(steps, 1) / (document.max(initial=0) + 1)
         return weight
 
     def _part(
@@ -224,6 +224,7 @@ class Packer:
             lengths,
             send(weight[here], np.float32),
             frozenset(domain.prefix),
+            joint=self.weigh != "tokens",
         )
 
 

@@ -74,8 +74,8 @@ class TokensConfig(Frozen):
     prompts: Prompts | None = None
     """Demonstrations in front of some documents; for packed rows."""
     weigh: Literal["tokens", "rows", "documents"] = "tokens"
-    """What counts the same in the loss: every trained token; every place of the packed rows, so that a step counts by the
-    tokens it takes and a source's weight is its share of the loss too; or every document, as if each were a row of its own."""
+    """What counts the same in each slot's loss: every trained token; every place of the packed rows, so that a step counts by
+    the tokens it takes and a source's weight is its share of the loss too; or every document, as if each were a row alone."""
     fitted: str | None = None
     """A fitted tokenizer to take instead of fitting one: a name on the shelf, or a file of ``seqrl tokens fit``."""
 

@@ -87,8 +87,8 @@ def _prompts(pool: Pool, episode: np.ndarray, u: np.ndarray, ask: Prompts) -> li
         other += other >= e
         steps = min(ask.steps, int(pool.length[other]))
         latest = int(pool.length[other]) - steps
-        place = u[i, 4] / ask.end if u[i, 4] < ask.end else (u[i, 4] - ask.end) / max(1 - ask.end, 1e-9)
-        begin = latest if u[i, 4] < ask.end else int(place * (latest + 1))
+        anywhere = int((u[i, 4] - ask.end) / max(1 - ask.end, 1e-9) * (latest + 1))
+        begin = latest if u[i, 4] < ask.end else anywhere
         found.append((other, min(begin, latest), steps, True))
     return found
 

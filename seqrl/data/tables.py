@@ -35,6 +35,10 @@ class Texts:
     def take(self, rows: np.ndarray, axis: int = 0, mode: str = "clip") -> np.ndarray:
         return self._store.text(self._name, rows)
 
+    def numbers(self, rows: np.ndarray) -> np.ndarray:
+        """``(N,)``: which text stands at each row, as a number."""
+        return self._store.column(self._name)[rows]
+
 
 class Rows:
     """A column that is the same everywhere."""
@@ -53,6 +57,8 @@ def store_columns(dataset: Dataset, i: int, names: set[str]) -> dict[str, Any]:
     """The raw fields of store ``i``, each ``(rows, *shape)``; computed ones included."""
     store: Store = dataset.stores[i]
     reward = store.column("reward")
+    if dataset.config.termination_penalty:
+        reward = reward - np.float32(dataset.config.termination_penalty) * store.column("terminated")
     if dataset.config.delayed:
         reward = delayed_rewards(reward, store.episodes)
     made: dict[str, Callable[[], Any]] = {

@@ -44,8 +44,15 @@ class Tokenizer:
         """Raises RecipeError where the recipe's slots do not fit the data."""
         self.config, self.spec = config, spec
         self.slots = build_slots(config, spec)
+        for slot in Layout.parse(config.layout).prefix if self.packed else ():
+            made = self.slots[slot.name]
+            if hasattr(made.codec, "lengths") and made.modality.kind != "text":
+                raise RecipeError(
+                    f"tokens.slots.{slot.name}: values of codec {made.config.kind} differ in length, and in front of '|' only "
+                    "those of texts may; move the slot into the step"
+                )
         self.returns: dict[str, float] = {}
-        self.discount, self.delayed = 1.0, False
+        self.discount, self.delayed, self.termination_penalty = 1.0, False, 0.0
 
     # ---- what a model must know -------------------------------------------------------------------------------------
 
@@ -142,6 +149,7 @@ class Tokenizer:
         returns: np.ndarray,
         discount: float = 1.0,
         delayed: bool = False,
+        termination_penalty: float = 0.0,
     ) -> None:
         """Fits every codec, and notes what acting must know of the data.
 
@@ -150,7 +158,8 @@ class Tokenizer:
                 final rows).
             returns: ``(episodes,)`` what each would have had to be asked for at its first step: its return-to-go there,
                 under the discount. Their quantiles are kept as facts, for they are the default targets.
-            discount, delayed: how the returns-to-go were made, so that the agent spends its return the same way.
+            discount, delayed, termination_penalty: how the returns-to-go were made, so that the agent spends its return the
+                same way, and nobody takes these statistics for those of other returns.
         """
         for name, slot in self.slots.items():
             slot.codec.fit(self._flat(slot, columns[name]))
@@ -158,6 +167,7 @@ class Tokenizer:
         facts = {"min": returns.min(), "max": returns.max(), "mean": returns.mean(), "q10": q10, "q50": q50, "q90": q90}
         self.returns = {k: float(v) for k, v in facts.items()}
         self.discount, self.delayed = float(discount), bool(delayed)
+        self.termination_penalty = float(termination_penalty)
 
     @staticmethod
     def _flat(slot: SlotCodec, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -233,6 +243,8 @@ class Tokenizer:
         tracks = layout.tracks(T)
         wanted = np.array([name in trained for name in layout.names])
         tracks["target"] = wanted[tracks["slot"]].astype(np.int64)
+        # Nothing stands in front of the first token to predict it from.
+        tracks["target"][:1] = 0
         asked = sum(1 << i for i, slot in enumerate(layout.readout) if slot.name in trained)
         last = np.append(np.diff(tracks["time"]) != 0, True) & (tracks["time"] >= 0)
         tracks["readout"] = np.where(last, asked, 0)
@@ -249,6 +261,7 @@ class Tokenizer:
             "returns": self.returns,
             "discount": self.discount,
             "delayed": self.delayed,
+            "termination_penalty": self.termination_penalty,
         }
 
     @classmethod
@@ -278,21 +291,10 @@ class Tokenizer:
                 slot.codec.load_state(raw["state"][name])
             made.returns = dict(raw["returns"])
             made.discount, made.delayed = float(raw["discount"]), bool(raw["delayed"])
+            made.termination_penalty = float(raw.get("termination_penalty", 0.0))
         except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as e:
             raise BundleError(f"{source}: this is no seqrl tokenizer ({type(e).__name__}: {e})") from e
         return made
 
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path, trust: bool = False) -> "Tokenizer":
-        """Reads ``tokenizer.json``; raises BundleError as ``from_json``, or where the file is missing or no JSON."""
-        path = folder / "tokenizer.json"
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as e:
-            raise BundleError(f"{folder}: there is no tokenizer.json in it, so it is no seqrl bundle") from e
-        except (OSError, ValueError) as e:
-            raise BundleError(f"{path}: cannot be read: {e}") from e
-        return cls.from_json(raw, str(path), trust)

@@ -69,7 +69,8 @@ def lay_ranges(ports: Mapping[str, Ports], shared: bool, first: int = 0) -> tupl
             if not V:
                 continue
             K, word = port.widths[slot], port.shares.get(slot, "")
-            if shared and word and slot not in readout:
+            # A word is the same word wherever it stands.
+            if (shared or word.startswith("text")) and word and slot not in readout:
                 if word not in together:
                     together[word] = at
                     at += sizes[word]

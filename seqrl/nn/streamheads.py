@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqrl.core.contracts import Losses
-from seqrl.core.packed import PackedBatch
+from seqrl.core.packed import PackedBatch, Part
 from seqrl.nn.heads import make_head
 from seqrl.nn.ranges import RangeHead
 from seqrl.nn.streams import Asked, Domain, Ranges, asked
@@ -46,7 +46,7 @@ class StreamHeads(nn.Module):
             for slot in self.losses:
                 if slot in domain.slots and not domain.ports.vocabs[slot]:
                     own = options if slot == "action" else {}
-                    self._number[name, slot] = key = f"{name}_{slot}"
+                    self._number[name, slot] = key = f"{name}-{slot}"
                     self.numbers[key] = make_head(domain.ports, slot, width, **own)
 
     def number(self, domain: str, slot: str) -> nn.Module | None:
@@ -89,17 +89,23 @@ class StreamHeads(nn.Module):
         if head is not None:
             value = head.loss(x[:, 0], target)
             # A token of many numbers counts no more than one of a few.
-            return value.flatten(), (at.weight[:, :1] / head.terms).expand_as(value).flatten()
+            return value.flatten(), (self._once(at, batch.parts[name]) / head.terms).expand_as(value).flatten()
         range = self.ranges[name, slot]
         logits = self.codes(x.expand(-1, range.tokens, -1), range)
         value = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
         return value, at.weight.flatten()
 
+    @staticmethod
+    def _once(at: Asked, part: Part) -> Tensor:
+        """``[S, 1]``: what the one token of a slot of numbers counts."""
+        return at.weight.sum(1, keepdim=True) if part.joint else at.weight[:, :1]
+
     def counts(self, batch: PackedBatch) -> dict[str, Tensor]:
         """What each term's weights will sum up to in ``batch``, without computing it."""
         total = {slot: batch.pos.new_zeros((), dtype=torch.float32) for slot in self.losses}
         for (name, slot), at in self.asks(batch).items():
-            total[slot] += at.weight.sum() if self.number(name, slot) is None else at.weight[:, 0].sum()
+            numbers = self.number(name, slot) is not None
+            total[slot] += self._once(at, batch.parts[name]).sum() if numbers else at.weight.sum()
         return total
 
 
@@ -125,3 +131,11 @@ def read_only(asks: Asks, rows: int, tokens: int, most: float = 0.7) -> tuple[Te
     read = (~wanted).to(torch.uint8).argsort(dim=1, stable=True)[:, :R]
     spot = wanted.long().cumsum(1) - 1 + R * torch.arange(rows, device=first.device)[:, None]
     return read, spot.flatten()
+
+
+def stream_losses(model: Any, batch: PackedBatch) -> Losses:
+    """The losses of a model made of ``embed``, ``trunk`` and ``heads``: its last block computes only what is asked for."""
+    asks = model.heads.asks(batch)
+    read, spot = read_only(asks, *batch.pack.shape)
+    y = model.trunk(model.embed(batch), read=read, pack=batch.pack, pos=batch.pos)
+    return model.heads.loss(y.flatten(0, 1), batch, asks, spot)

@@ -43,7 +43,8 @@ class Asked(NamedTuple):
 
     Args:
         where: ``[S, K]`` int64, places in the flattened rows; ``[S, 1]`` where one token answers for all of the slot.
-        weight: ``[S, K]`` float32, what each counts; 0 where nothing stands in front to predict from.
+        weight: ``[S, K]`` float32, what each counts; 0 where nothing stands in front to predict from. Of a slot of numbers the
+            sum over K is what its one token counts.
     """
 
     where: Tensor
@@ -54,8 +55,8 @@ def asked(domain: Domain, part: Part, pos: Tensor, slot: str) -> Asked:
     """The tokens that predict ``slot`` in a part; ``pos`` are the batch's positions, ``[B, L]``."""
     pos = pos.flatten()
     if slot in domain.readout:
-        where = part.at[:, None] + (domain.W - 1)
-        return Asked(where, part.weight[:, None].expand(-1, part.values[slot].shape[1]))
+        where, K = part.at[:, None] + (domain.W - 1), part.values[slot].shape[1]
+        return Asked(where, (part.weight / K if part.joint else part.weight)[:, None].expand(-1, K))
     k = torch.arange(domain.tokens(slot), device=pos.device)
     if slot in domain.prefix:
         first = part.front + sum((part.lengths[n] for n in domain.prefix[: domain.prefix.index(slot)]), 0 * part.front)
@@ -66,6 +67,8 @@ def asked(domain: Domain, part: Part, pos: Tensor, slot: str) -> Asked:
     # A token that stands first in its document has nothing to be predicted from; one that is not there is at no place.
     counted = pos[place.clamp(max=len(pos) - 1)] > 0
     counted = counted if there is None else counted & there
+    if part.joint:
+        weight = weight / (len(k) if there is None else part.lengths[slot])
     return Asked((place - 1).clamp(0, len(pos) - 1), weight[:, None] * counted)
 
 
@@ -130,14 +133,15 @@ class StreamEmbedding(nn.Module):
         image = domain.ports.images.get(slot)
         if image:
             shape = "x".join(map(str, image["shape"]))
-            key = f"{image['encoder']}_{shape}_{image.get('size') or 'whole'}"
+            key = f"{image['encoder']}_{shape}_{image.get('size') or 'whole'}_{image.get('values') or 'all'}"
             if image.get("words"):
                 # Words of this domain's own text.
-                key, self._words[domain.name, slot] = f"{key}_{domain.name}", self.ranges[domain.name, str(image["text"])]
+                key, self._words[domain.name, slot] = f"{key}-{domain.name}", self.ranges[domain.name, str(image["text"])]
             if key not in self.inputs:
                 self.inputs[key] = make_pixels(dict(image), width)
         else:
-            key = f"{domain.name}_{slot}"
+            # No slot's name has a dash in it, so no two of these are the same.
+            key = f"{domain.name}-{slot}"
             self.inputs[key] = Linear(domain.ports.widths[slot], width)
         return key
 

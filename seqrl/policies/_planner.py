@@ -59,6 +59,8 @@ class Planner:
 
     def __getattr__(self, name: str) -> Any:
         # Everything that is no matter of one domain (training, eval, parameters) is the model's.
+        if name == "model":
+            raise AttributeError(name)
         return getattr(self.model, name)
 
     def recent(self, batch: StreamBatch) -> StreamBatch:

@@ -33,6 +33,8 @@ class Player:
 
     def __getattr__(self, name: str) -> Any:
         # Everything that is no matter of one domain (training, eval, parameters) is the model's.
+        if name == "model":
+            raise AttributeError(name)
         return getattr(self.model, name)
 
     # ---- windows ----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from seqrl.core.errors import RecipeError
 from seqrl.core.packed import PackedBatch
 from seqrl.nn.init import init_weights
 from seqrl.nn.ranges import RangeHead
-from seqrl.nn.streamheads import StreamHeads, read_only
+from seqrl.nn.streamheads import StreamHeads, stream_losses
 from seqrl.nn.streams import Domain, StreamEmbedding
 from seqrl.nn.transformer import Transformer, TrunkConfig, family_config
 from seqrl.policies._player import Player
@@ -148,10 +148,7 @@ class Gato(PreTrainedModel):
 
     def forward(self, batch: PackedBatch) -> Losses:
         """One flat term for each slot of ``losses``, over all domains that have it; weights as the batch says."""
-        asks = self.heads.asks(batch)
-        read, spot = read_only(asks, *batch.pack.shape)
-        y = self.trunk(self.embed(batch), read=read, pack=batch.pack, pos=batch.pos)
-        return self.heads.loss(y.flatten(0, 1), batch, asks, spot)
+        return stream_losses(self, batch)
 
     def counts(self, batch: PackedBatch) -> dict[str, Tensor]:
         """What each term of ``forward`` counts in ``batch``, scalars, without computing the terms."""

@@ -19,14 +19,14 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     try:
         return as_dict(json.loads(read_text(path) or "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
         return as_dict(yaml.safe_load(read_text(path)))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return {}
 
 
@@ -36,7 +36,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for line in read_text(path).splitlines():
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return [r for r in rows if isinstance(r, dict)]
 

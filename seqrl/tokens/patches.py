@@ -100,6 +100,7 @@ class Codec:
     share = ""
     dtype = "uint8"
     chunk = 1
+    fits = False
     tolerance = 0.0
 
     def __init__(self, config: Config, modality: Modality) -> None:

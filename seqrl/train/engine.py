@@ -7,7 +7,7 @@ seeded anew for every piece, so no generator state needs saving and evaluation i
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
 from seqrl.core.errors import RecipeError
@@ -28,11 +28,19 @@ def choose_device(name: str) -> str:
 class Engine:
     """A thin face on Accelerate: what the loop needs and no more."""
 
-    def __init__(self, device: str, precision: str, seed: int) -> None:
+    def __init__(self, device: str, precision: str, seed: int, packed: bool = False) -> None:
+        """
+        Args:
+            device, precision, seed: as in the recipe.
+            packed: rows are packed from several domains, so a process may meet none of some domain's steps, and between
+                processes its parameters must not be waited for.
+        """
         cpu = choose_device(device) == "cpu"
         # Accelerate keeps one state a process and refuses a second run with another precision or device; ours are separate.
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bf16" else "no")
+        mixed = "bf16" if precision == "bf16" else "no"
+        handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if packed else []
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=handlers)
         self.device, self.seed = self.accelerator.device, seed
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.accelerator.is_main_process

@@ -1,7 +1,8 @@
 """The only supervised loop: draw, forward, weigh, backward, step. It knows losses by name and nothing of what made them.
 
 Losses are reduced by sum and count over the pieces of a batch and over processes, so that cutting a batch differently, for
-memory or for more processes, trains the same weights. Nothing is read back from the device between two lines of metrics.
+memory or for more processes, trains the same weights. Nothing is read back from the device between two lines of metrics, but
+for packed rows one number a step: how many places of a row are asked for.
 """
 
 import time
@@ -35,12 +36,18 @@ class Tally:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What was added since the last line of metrics, to be saved with a checkpoint; ``restore`` is the inverse."""
-        return {f"tally/{n}": torch.stack([t.double(), c.double()]) for n, (t, c) in self._sums.items()}
+        return {
+            f"tally/{n}": torch.stack([t.double(), c.double(), torch.full_like(t, not c.is_floating_point()).double()])
+            for n, (t, c) in self._sums.items()
+        }
 
     def restore(self, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
-        for key, both in tensors.items():
+        for key, kept in tensors.items():
             if key.startswith("tally/"):
-                self._sums[key.removeprefix("tally/")] = [both[0].float().to(device), both[1].long().to(device)]
+                # Counts are whole numbers, or the weights of packed rows; files of before have no third number, and whole ones.
+                total, count, whole = (*kept, kept.new_ones(())) if len(kept) == 2 else kept
+                count = count.long() if whole else count.float()
+                self._sums[key.removeprefix("tally/")] = [total.float().to(device), count.to(device)]
 
     def finite(self) -> bool:
         """Whether every sum so far is a number; reads from the device."""

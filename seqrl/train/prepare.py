@@ -91,7 +91,7 @@ def _fitted(recipe: Recipe, data: Data) -> Tokenizer | Mixture:
                 raise RecipeError(
                     f"tokens.fitted: '{name}' was fitted with another tokens.{key}; make them agree, or leave 'fitted' out"
                 )
-        for key in ("discount", "delayed"):
+        for key in ("discount", "delayed", "termination_penalty"):
             if getattr(tokenizer, key) != getattr(recipe.data, key):
                 raise RecipeError(
                     f"tokens.fitted: '{name}' was fitted with another data.{key}; make them agree, or leave 'fitted' out"

@@ -125,7 +125,7 @@ def preflight(recipe: Recipe, tokenizer: Tokenizer | Mixture) -> None:
 
 def _go(recipe: Recipe, out: Path, last: Path | None) -> Outcome:
     config = recipe.train
-    engine = Engine(config.device, config.precision, config.seed)
+    engine = Engine(config.device, config.precision, config.seed, packed=recipe.tokens.pack is not None)
     with progress.bar("converting", "episode", quiet=not engine.main) as report:
         data = open_data(recipe, report)
     state = checkpoint.load(last) if last else None

@@ -1,7 +1,7 @@
 """Looking at what a model reads: an episode of a recipe's or a bundle's data as a Stream, and how full its batches are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +72,11 @@ class View:
         whole, row = store.episode(inner), int(store.episodes.row[inner])
         if not len(whole):
             raise DataError(f"--episode {episode}: this episode of {store.spec.id} has no steps; choose another")
-        returns = np.array(store_columns(dataset, at, {"return"})["return"][row : row + len(whole)])
+        # As the model is told them: delayed, or less a penalty for ending.
+        told = {n: np.array(v[row : row + len(whole)]) for n, v in store_columns(dataset, at, {"return", "reward"}).items()}
         about = f"{store.spec.id}, episode {inner}: {len(whole):,} steps, return {whole.total:.1f}"
-        return self.tokenizer.stream(whole, returns, tuple(self.recipe.train.losses)), about
+        whole = replace(whole, rew=told["reward"].astype(np.float32))
+        return self.tokenizer.stream(whole, told["return"], tuple(self.recipe.train.losses)), about
 
     def sizes(self) -> str:
         """Tokens of a step and steps of a row, in words."""

@@ -1,5 +1,7 @@
 """Every model kind that reads packed rows keeps the contract, and its tokens see what they may and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -132,6 +134,19 @@ def test_weights_of_nought_are_not_trained(kind, packed):
     batch, _ = packed.lay_out(ports, L, ROWS)
     quiet = {d: p.map(lambda t: t * 0 if t.dtype == torch.float32 else t, lambda t: t) for d, p in batch.parts.items()}
     assert all(c == 0 for _, c in model(PackedBatch(quiet, batch.pack, batch.pos)).sums().values())
+
+
+@every
+@TWO
+@pytest.mark.parametrize("numbers", [False, True])
+def test_tokens_that_share_a_weight_count_as_one_step(kind, packed, layouts, numbers):
+    """An action of two codes then counts what one of two numbers does: the weight of its step."""
+    model, ports = make(kind, packed, layouts, numbers)
+    batch, _ = packed.lay_out(ports, L, ROWS)
+    joint = PackedBatch({d: replace(p, joint=True, weight=p.weight * 3) for d, p in batch.parts.items()}, batch.pack, batch.pos)
+    steps = sum(len(p.at) for p in batch.parts.values())
+    assert float(model.counts(joint)["action"]) == pytest.approx(3 * steps)
+    assert float(model(joint).sums()["action"][1]) == pytest.approx(3 * steps)
 
 
 @every

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqrl.data import tables
+from seqrl.data import loader, tables
 from seqrl.data.dataset import DataConfig, Dataset
 from seqrl.data.loader import Loader, fit
 from seqrl.data.slots import TokensConfig
@@ -74,7 +74,21 @@ def test_targets_are_what_an_agent_is_asked_for(home, memory):
 def test_fitting_sees_no_more_than_it_is_allowed(home, memory, most, seen):
     dataset = dataset_of(memory, (20, 40))
     tokenizer = Tokenizer(TokensConfig(), dataset.spec)
-    tokenizer.fit = lambda columns, *_: sizes.update({(n, f): len(c) for n, s in columns.items() for f, c in s.items()})
+    tokenizer.fit = lambda columns, *_, **__: sizes.update({(n, f): len(c) for n, s in columns.items() for f, c in s.items()})
     sizes = {}
     fit(tokenizer, dataset, most)
     assert set(sizes.values()) == {seen}
+
+
+def test_ending_for_good_costs_what_the_recipe_says(home, memory):
+    plain, costly = (dataset_of(memory, (5, 3), termination_penalty=p) for p in (0, 100))
+    for store, other in zip(plain.stores, costly.stores, strict=True):
+        assert len(store) == len(other)
+    a, b = (tables.store_columns(d, 0, {"reward", "return"}) for d in (plain, costly))
+    ends = plain.stores[0].column("terminated").astype(bool)
+    assert ends.any()
+    np.testing.assert_allclose(b["reward"], a["reward"] - 100 * ends)
+    steps = plain.stores[0].column("episode")
+    real = np.flatnonzero(~np.append(steps[1:] != steps[:-1], True))
+    np.testing.assert_allclose(b["return"][real], a["return"][real] - 100, rtol=1e-5)
+    np.testing.assert_allclose(loader.asked_returns(costly), loader.asked_returns(plain) - 100, rtol=1e-5)

@@ -329,7 +329,8 @@ def test_an_only_episode_has_no_prompt():
 @pytest.mark.parametrize("prompts", [None, Prompts(share=0.5, steps=2)])
 def test_weighed_by_documents_all_count_the_same(prompts):
     batch = packer(BOTH, weigh="documents", prompts=prompts).draw(0, 0, 8)
-    totals = [sum(tokens * w for _, tokens, _, w in items) for items in documents(batch).values()]
+    totals = [sum(w for _, _, name, w in items if name is not None) for items in documents(batch).values()]
+    assert all(p.joint for p in batch.parts.values())
     totals = [t for t in totals if t]
     np.testing.assert_allclose(totals, totals[0], rtol=1e-5)
     every = packer(BOTH, weigh="tokens", prompts=prompts).draw(0, 0, 8)
@@ -417,3 +418,11 @@ def test_a_batch_moves_whole():
     batch = packer(BOTH).draw(0, 0, 2)
     same(batch, batch.to("cpu"))
     assert replace(batch, pack=torch.full_like(batch.pack, -1)).efficiency == 0
+
+
+def test_weighed_by_rows_a_step_counts_the_tokens_it_takes():
+    batch = packer(BOTH, weigh="rows", prompts=Prompts(share=1, steps=2)).draw(0, 0, 8)
+    for name, part in batch.parts.items():
+        assert part.joint
+        assert set(part.weight.tolist()) <= {0.0, float(WIDTH[name])}
+        assert WIDTH[name] in part.weight

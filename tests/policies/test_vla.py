@@ -190,7 +190,7 @@ def test_what_is_frozen_stays_and_what_is_ours_moves(bases, kind, how):
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     body = {n for n in moved if n.startswith("trunk.")}
     assert "embed.table.own.weight" in moved
-    assert "embed.inputs.a_vector.weight" in moved
+    assert "embed.inputs.a-vector.weight" in moved
     assert (model.heads.codes.own is None) or "heads.codes.own" in moved
     if how == "all":
         # Texts are fed and never predicted: a matrix that only words need has no gradient, and asks for none.

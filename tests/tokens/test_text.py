@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from seqrl.core import shelf
 from seqrl.core.episode import Modality
 from seqrl.core.errors import DataError, RecipeError
+from seqrl.data.mixture import Mixture, read_tokenizer
+from seqrl.data.tokenizer import Tokenizer
 from seqrl.tokens import text
 from seqrl.tokens.text import Codec, Config
 
@@ -32,7 +34,21 @@ def fitted(texts=MISSIONS, **settings):
 CODEC = fitted()
 
 
-@pytest.mark.parametrize("name", shelf.names("tokenizers", ".json"))
+FILES = {n: shelf.find("tokenizers", n, ".json") for n in shelf.names("tokenizers", ".json")}
+ON_SHELF = {n: json.loads(file.read_text(encoding="utf-8")) for n, file in FILES.items()}
+VOCABULARIES = [name for name, raw in ON_SHELF.items() if "model" in raw]
+
+
+def test_what_else_is_on_the_shelf_is_fitted_for_a_recipe_of_its_name():
+    assert "missions" in VOCABULARIES
+    for name in ON_SHELF.keys() - set(VOCABULARIES):
+        assert isinstance(read_tokenizer(FILES[name]), Mixture | Tokenizer)
+        assert name in shelf.names("recipes")
+        with pytest.raises(RecipeError, match=name):
+            text.load(name)
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
 def test_every_tokenizer_on_the_shelf_gives_any_text_back(name):
     tokenizer, _ = text.load(name)
 

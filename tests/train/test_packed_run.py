@@ -53,13 +53,14 @@ def tensors(out):
     return load_file(checkpoint.last(out) / "trainer" / "state.safetensors")
 
 
-def test_resumed_equals_uninterrupted(two, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stop_at", [4, 5, 6])
+def test_resumed_equals_uninterrupted(two, tmp_path, monkeypatch, stop_at):
     straight, broken = run.start(two(), tmp_path / "straight").run, tmp_path / "broken"
     before = run.Trainer.step
 
     def step(self, number):
         before(self, number)
-        if number == 5:
+        if number + 1 == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as m:
