@@ -59,10 +59,10 @@ def check_domains(config: Any) -> dict[str, Domain]:
     for name in config.losses:
         if name not in known:
             raise RecipeError(
-                f"model.losses: no domain has a slot '{name}'{did_you_mean(name, known)} (there are {', '.join(known)})"
+                f"train.losses: no domain has a slot '{name}'{did_you_mean(name, known)} (there are {', '.join(known)})"
             )
     if "action" not in config.losses:
-        raise RecipeError("model.losses: a policy must have a loss on 'action'")
+        raise RecipeError("train.losses: a policy must have a loss on 'action'")
     for name, d in domains.items():
         if "action" not in d.slots or "action" in d.prefix:
             raise RecipeError(f"layout '{d.layout}' (domain {name}): a step must have an 'action'")
@@ -99,9 +99,9 @@ def check_losses(losses: list[str], layout: Layout) -> None:
     """Raises RecipeError where a loss names no slot, or none is on the action."""
     for name in losses:
         if name not in layout.names:
-            raise RecipeError(f"model.losses: the layout '{layout}' has no slot '{name}'{did_you_mean(name, layout.names)}")
+            raise RecipeError(f"train.losses: the layout '{layout}' has no slot '{name}'{did_you_mean(name, layout.names)}")
     if "action" not in losses:
-        raise RecipeError("model.losses: a policy must have a loss on 'action'")
+        raise RecipeError("train.losses: a policy must have a loss on 'action'")
 
 
 def check_ranges(config: Any, ranges: Mapping[str, tuple[float, float | None]]) -> None:

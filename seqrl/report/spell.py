@@ -73,8 +73,10 @@ def drawing(stream: Stream) -> str:
 def counted(stream: Stream) -> str:
     """How many tokens there are, how many are trained, and how many answers are read out."""
     read = sum(int((readout(stream) >> i & 1).sum()) for i in range(len(stream.layout.readout)))
-    said = f"{len(stream):,} tokens, {int(np.sum(stream.tracks['target'])):,} trained (*)"
-    return said + (f", {read:,} answers read out" if read else "")
+    trained = int(np.sum(stream.tracks["target"]))
+    if not read:
+        return f"{len(stream):,} tokens, {trained:,} trained (*)"
+    return f"{len(stream):,} tokens; trained (*): " + (f"{trained:,} of them and " if trained else "") + f"{read:,} read out"
 
 
 def rows(stream: Stream, start: int, steps: int, codecs: Mapping[str, Codec] | None = None) -> Iterator[Row]:

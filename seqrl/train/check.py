@@ -13,7 +13,7 @@ from seqrl.core import kinds
 from seqrl.core.config import Frozen, Path_, explain
 from seqrl.core.errors import RecipeError, did_you_mean
 from seqrl.core.layout import Layout
-from seqrl.data.dataset import OWN
+from seqrl.data.dataset import OWN, domains_of
 from seqrl.data.slots import TokensConfig
 
 # Settings of a model that come from the data or from another part of the recipe (train.losses), never from model.*.
@@ -126,4 +126,53 @@ def _check_slots(slots: Any, known: tuple[str, ...], place: Path_, where: dict[P
                 wrong.append(f"{where.get((*at, 'kind'), line)}: {said}.{name}.kind: {e}")
             except ValidationError as e:
                 wrong += explain(e, config, where, source, at)
+    return wrong
+
+
+def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str) -> list[str]:
+    """One line for each clash between parts of a recipe that are fine by themselves; needs no data."""
+    wrong: list[str] = []
+    kind, tokens = str(raw["model"]["kind"]), raw.get("tokens") or {}
+    sources, domains = raw["data"]["sources"], tokens.get("domains") or {}
+    packed, pack = kinds.reads_packed(kind), tokens.get("pack")
+
+    def said(place: Path_, message: str) -> None:
+        spots = (place[:n] for n in range(len(place), 0, -1))
+        wrong.append(f"{next((where[s] for s in spots if s in where), source)}: {message}")
+
+    if packed and pack is None:
+        said(("model", "kind"), f"{kind} reads packed rows: give tokens.pack, the tokens in a row (such as 512)")
+    if not packed and pack is not None:
+        others = ", ".join(f"policies.{n}" for n in kinds.names("policies") if kinds.reads_packed(f"policies.{n}"))
+        said(("tokens", "pack"), f"{kind} reads windows: leave tokens.pack out, or take a model of packed rows ({others})")
+    known = domains_of(sources)
+    if pack is None:
+        for i, entry in enumerate(sources):
+            if entry.get("domain"):
+                said(("data", "sources", i, "domain"), "domains are for packed rows; give tokens.pack, or leave them out")
+    else:
+        for name in domains:
+            if name not in known:
+                near = did_you_mean(name, known)
+                said(
+                    ("tokens", "domains", name),
+                    f"tokens.domains.{name}: no source has this domain{near} (there are: {', '.join(known)})",
+                )
+    weights = [entry.get("weight") is not None for entry in sources]
+    if any(weights) and not all(weights):
+        said(("data", "sources", weights.index(False)), "data.sources: give every source a weight, or none")
+    own = {n: (d or {}).get("layout") for n, d in domains.items()}
+    default = tokens.get("layout") or TokensConfig().layout
+    layouts = {n: Layout.parse(str(own.get(n) or default)) for n in (known if pack is not None else [""])}
+    slots = dict.fromkeys(n for layout in layouts.values() for n in layout.names)
+    for name in (raw.get("train") or {}).get("losses") or {}:
+        if name not in slots:
+            near = did_you_mean(name, slots)
+            said(
+                ("train", "losses", name), f"train.losses: no layout has a slot '{name}'{near} (there are: {', '.join(slots)})"
+            )
+    for name, layout in layouts.items():
+        if kind.startswith("policies.") and "action" not in layout.names:
+            place: Path_ = ("tokens", "domains", name, "layout") if own.get(name) else ("tokens", "layout")
+            said(place, f"layout '{layout}'{f' (domain {name})' if name else ''}: a policy's step must have an 'action'")
     return wrong

@@ -7,10 +7,10 @@ and draws windows. Nothing else in the house needs to know which.
 from pathlib import Path
 from typing import Any
 
-from seqrl.core import kinds, shelf
+from seqrl.core import shelf
 from seqrl.core.episode import EpisodeSpec
-from seqrl.core.errors import RecipeError, did_you_mean
-from seqrl.data.dataset import Dataset, clash, domains_of, open_dataset, open_domains
+from seqrl.core.errors import RecipeError
+from seqrl.data.dataset import Dataset, clash, open_dataset, open_domains
 from seqrl.data.loader import Loader, fit
 from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.packing import Packer
@@ -23,28 +23,9 @@ Data = Dataset | dict[str, Dataset]
 
 
 def open_data(recipe: Recipe, progress: Progress | None = None) -> Data:
-    """The datasets of a recipe.
-
-    Raises:
-        RecipeError: it asks for packed rows and its model reads windows, or the other way round, or names a domain that no
-            source has.
-    """
-    kind, pack = str(recipe.model["kind"]), recipe.tokens.pack
-    if kinds.reads_packed(kind) and pack is None:
-        raise RecipeError(f"{kind} reads packed rows: give tokens.pack, the tokens in a row (such as 512)")
-    if not kinds.reads_packed(kind) and pack is not None:
-        packed = [f"policies.{n}" for n in kinds.names("policies") if kinds.reads_packed(f"policies.{n}")]
-        raise RecipeError(f"{kind} reads windows: leave tokens.pack out, or take a model of packed rows ({', '.join(packed)})")
-    if pack is None:
-        if odd := next((raw["domain"] for raw in recipe.data.sources if raw.get("domain")), None):
-            raise RecipeError(f"data.sources: domains (here '{odd}') are for packed rows; give tokens.pack, or leave them out")
+    """The datasets of a recipe."""
+    if recipe.tokens.pack is None:
         return open_dataset(recipe.data, progress)
-    known = domains_of(recipe.data.sources)
-    for name in recipe.tokens.domains:
-        if name not in known:
-            raise RecipeError(
-                f"tokens.domains.{name}: no source has this domain{did_you_mean(name, known)} (there are: {', '.join(known)})"
-            )
     return open_domains(recipe.data, progress)
 
 

@@ -18,7 +18,7 @@ from seqrl.core.errors import RecipeError
 from seqrl.data.dataset import DataConfig
 from seqrl.data.slots import TokensConfig
 from seqrl.rollout.evaluate import EvalConfig
-from seqrl.train.check import check_model, check_sources, check_tokens, strange_kinds
+from seqrl.train.check import check_model, check_sources, check_together, check_tokens, strange_kinds
 
 
 class TrainConfig(Frozen):
@@ -126,6 +126,8 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), trust: bool = T
     wrong += check_model(raw.get("model"), where, source) if "model" in raw else []
     wrong += check_sources((raw.get("data") or {}).get("sources"), where, source) if isinstance(raw.get("data"), dict) else []
     wrong += check_tokens(raw.get("tokens") or {}, where, source) if isinstance(raw.get("tokens", {}), dict) else []
+    # Each part by itself first: of parts that are wrong nothing can be said together.
+    wrong = wrong or check_together(recipe.model_dump(), where, source)
     if wrong:
         raise RecipeError("\n".join(dict.fromkeys(wrong)))
     return recipe

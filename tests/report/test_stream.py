@@ -181,7 +181,7 @@ def test_a_trained_read_out_is_marked_where_it_is_answered():
     assert spell.trained_names(stream) == ("action", "done")
     said = _plain(stream, steps=1)
     lines = said.splitlines()
-    assert "25 tokens, 4 trained (*), 4 answers read out" in said
+    assert "25 tokens; trained (*): 4 of them and 4 read out" in said
     ribbon = next(i for i, line in enumerate(lines) if "█" in line)
     assert [i for i, mark in enumerate(lines[ribbon + 1]) if mark == "▀"] == [9, 14, 19, 24]
     assert re.search(r"↑9 +done\*", said)

@@ -113,7 +113,7 @@ def test_a_fitted_tokenizer_gives_the_same_tokens(two, tmp_path):
 def test_what_clashes_is_named(two, tmp_path, memory):
     refuse = partial(pytest.raises, RecipeError)
     with refuse(match=r"policies.gato reads packed rows: give tokens.pack"):
-        open_data(two().model_copy(update={"tokens": two().tokens.model_copy(update={"pack": None})}))
+        two("tokens.pack=null", "tokens.domains={}", "tokens.prompts=null")
     with refuse(match="policies.decision reads windows: leave tokens.pack out, or take .*policies.gato"):
         open_data(two("model={kind: policies.decision}"))
     with refuse(match=r"tokens.domains.bets: no source has this domain.*did you mean 'best'"):
@@ -122,6 +122,12 @@ def test_what_clashes_is_named(two, tmp_path, memory):
         two("tokens.domains={best: {slots: {stat: {kind: vector}}}}")
     with refuse(match="give tokens.pack"):
         two("tokens.pack=null")
+    with refuse(match=r"two.yaml:\d+: data.sources: give every source a weight, or none"):
+        two("data.sources.0.weight=null")
+    with refuse(match=r"train.losses: no layout has a slot 'stat', did you mean 'state'|no layout has a slot 'stat'.*state"):
+        two("train.losses={action: 1, stat: 1}")
+    with refuse(match=r"layout 'return state' \(domain asked\): a policy's step must have an 'action'"):
+        two("tokens.domains.asked.layout=return state")
     recipe = two("tokens.pack=5")
     with refuse(match=r"a row holds not one step of tests/cartpole-v0.*state 4, separator 1, action 1.*raise it to 6"):
         tokenizer_for(recipe, open_data(recipe))
