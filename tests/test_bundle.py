@@ -131,10 +131,10 @@ def test_nothing_a_bundle_names_is_imported_followed_or_fetched(folder, tmp_path
     recipe["data"]["sources"] = [{"kind": "evil_kind"}]
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     from seqrl.core.errors import RecipeError
-    from seqrl.train.view import stream_of
+    from seqrl.train.view import look
 
     with pytest.raises(RecipeError, match="which a bundle may not"):
-        stream_of(folder)
+        look(folder)
 
     # Of these, from_pretrained would follow every one; here they are not even looked at.
     edit(folder / "config.json", lambda r: r.update(attn_implementation="stranger/kernel", quantization_config={"x": 1}))

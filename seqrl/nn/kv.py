@@ -40,21 +40,6 @@ class KVCache(NamedTuple):
         """A new cache of the chosen rows, which may repeat."""
         return KVCache(self.kv[rows], self.length[rows])
 
-    def reorder(self, rows: Tensor, held: int | None = None, shared: int = 0) -> None:
-        """Row ``rows[i]`` takes the place of row i, in place: what a beam search does after every expansion.
-
-        Args:
-            rows: ``[B]`` row indices, which may repeat.
-            held: move no position from here on; the longest row's length if not given (on CPU; all of them elsewhere).
-            shared: nor one before this, because there the rows do not differ, as beams of one stem do not.
-        """
-        if held is None:
-            held = int(self.length.max()) if self.kv.device.type == "cpu" else self.capacity
-        # A block at a time, so that what is copied aside stays in the processor's cache: half the time of all at once.
-        for block in self.kv[:, :, shared + 1 : held + 1].unbind(1):
-            block.copy_(block.index_select(0, rows))
-        self.length.copy_(self.length[rows])
-
     def slots_for(self, places: Tensor) -> int:
         """How many slots a pass over new tokens at ``places [B, L]`` has to look at.
 

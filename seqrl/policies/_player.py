@@ -8,7 +8,7 @@ differ from what was said: it was clipped to the bounds), over the places it had
 Letters: B environments, T steps, W tokens in a step, P in the prefix, K of the action, D width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -184,8 +184,3 @@ class Player:
             logits = self.model.heads.codes(y[:, None].expand(-1, span.tokens, -1), span)
             return {"action": draw(logits, uniform=uniform, **options)}
         return {"action": self.say(y, "action", cache, uniform=uniform, **options)}
-
-
-def players(model: Any, domains: Sequence[str]) -> dict[str, Player]:
-    """domain -> the model as its policy."""
-    return {name: Player(model, name) for name in domains}

@@ -129,8 +129,3 @@ def look(name: str | Path, domain: str | None = None, progress: Progress | None 
             raise RecipeError(f"--domain {domain}: no such domain{did_you_mean(domain, known)} (there are: {', '.join(known)})")
         domain = domain or known[0]
     return View(recipe, data, fitted or tokenizer_for(recipe, data), domain or "")
-
-
-def stream_of(name: str | Path, episode: int = 0) -> tuple[Stream, str]:
-    """An episode of ``look(name)``, tokenised as the model reads it, and one line that says what it is."""
-    return look(name).stream(episode)

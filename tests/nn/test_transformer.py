@@ -186,22 +186,6 @@ def test_going_back_equals_never_having_fed_what_was_replaced(kind):
     close(y[2, 0], model(torch.cat((x[2:, :6], x[2:, 7:8]), 1))[0, 6], 1e-5)
 
 
-@pytest.mark.parametrize("shared", [0, 4])
-@torch.no_grad()
-def test_beams_go_on_from_the_rows_they_were_given(shared):
-    model, x = trunk("qwen3"), torch.randn(4, 9, 32)
-    x[:, :shared] = x[:1, :shared]
-    cache, rows = model.init_cache(4, 12), torch.tensor([2, 0, 0, 3])
-    model.extend(
-        x[:, :7], cache, places=torch.where(torch.arange(7) < torch.tensor([7, 7, 6, 7])[:, None], torch.arange(7), -1)
-    )
-    cache.reorder(rows, shared=shared)
-    assert cache.length.tolist() == [6, 7, 7, 7]
-    y = model.extend(x[rows, 7:], cache, read=slice(-1, None))
-    close(y[1:, 0], model(x)[rows[1:], -1], 1e-5)
-    close(y[0, 0], model(torch.cat((x[2:3, :6], x[2:3, 7:]), 1))[0, -1], 1e-5)
-
-
 def test_a_full_cache_is_refused():
     model = trunk("gpt2")
     cache = model.init_cache(2, 4)

@@ -174,8 +174,6 @@ def test_special_tokens_are_left_out():
 @kinds
 @pytest.mark.parametrize("how", ["lora", "freeze", "all"])
 def test_what_is_frozen_stays_and_what_is_ours_moves(bases, kind, how):
-    if how == "lora":
-        pytest.importorskip("peft")
     model = make(bases[kind], **{"lora": {"lora": {"rank": 2}}, "freeze": {"freeze": True}, "all": {}}[how]).train()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optim = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
@@ -221,7 +219,6 @@ evaluate: {{at_end: false, episodes: 2, envs: 2}}
 
 @pytest.fixture(scope="module")
 def babyai(_own_folders):
-    pytest.importorskip("minigrid")
     collected.collect("BabyAI-GoToLocal-v0", 5, "tests/babyai-v0", "random")
 
 
@@ -243,8 +240,6 @@ def small(babyai, bases, tmp_path):
 )
 def test_train_stop_go_on_load_and_play(small, tmp_path, monkeypatch, overrides):
     """The whole road; once training has begun the base is gone, and nobody misses it."""
-    if "lora" in str(overrides):
-        pytest.importorskip("peft")
     made, base = small
     straight, broken, step = tmp_path / "straight", tmp_path / "broken", run.Trainer.step
 
