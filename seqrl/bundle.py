@@ -1,8 +1,9 @@
 """A bundle: one folder that is a whole model, and the repository that would be published.
 
 ``config.json`` and ``model.safetensors`` (transformers' own files), ``tokenizer.json`` (layout, codecs, fitted statistics, the
-data's spaces), ``recipe.yaml`` (resolved), ``metrics.json``. Nothing in it is executed: weights are safetensors, and the model
-kind it names must be one of this house's unless the caller says that other installed packages may be trusted.
+data's spaces), beside it ``tokenizer.safetensors`` where a codec stands on a trained encoder, ``recipe.yaml`` (resolved),
+``metrics.json``. Nothing in it is executed: weights are safetensors, and the model kind it names must be one of this house's
+unless the caller says that other installed packages may be trusted.
 """
 
 import json

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Datasets: list, look into, collect from an environment, import from HDF5.")
 
-Who = Annotated[str, typer.Option(metavar="random|scripted|BUNDLE", help="Who plays: also a bundle or a run.")]
+Who = Annotated[str, typer.Option(metavar="random|scripted|BUNDLE", help="Who plays: also a bundle, a run, a player of ENV.")]
 Env = Annotated[str | None, typer.Option(metavar="ID", help="Its environment; guessed from the file name if not given.")]
 As = Annotated[str, typer.Option("--as", metavar="ID", help="Its id, such as local/cartpole-v0.")]
 
@@ -140,16 +140,30 @@ def collect(
     episodes: Annotated[int, typer.Option(min=1, help="How many whole episodes.")],
     policy: Who = "random",
     seed: Annotated[int, typer.Option(min=0, help="Episode i resets with seed + i.")] = 0,
+    levels: Annotated[str | None, typer.Option(metavar="1,0.8", help="Scripted: shares of steps not random.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the environment.")
+    ] = None,
 ) -> None:
     """Plays episodes and saves them as a Minari dataset: the same ones for the same settings."""
+    from seqrl.core.config import apply_overrides, parse_value, validate
     from seqrl.sources import collected
+    from seqrl.sources._laws import is_scripted
     from seqrl.sources._write import target_of
 
     target_of(id)
+    asked: dict[str, Any] = {"id": id, "env": env, "episodes": episodes, "seed": seed}
+    asked["settings"] = apply_overrides({}, settings or [], {})
+    if levels is not None:
+        asked["levels"] = parse_value(f"[{levels}]")
+    by_name = policy == "random" or is_scripted(env, policy)
+    config = validate(collected.Config, asked | {"policy": policy if by_name else "random"}, {}, "command line")
     rows = min(16, episodes)
-    player = policy if policy in ("random", "scripted") else _bundle(policy, rows, seed)
+    player = policy if by_name else _bundle(policy, rows, seed)
     with _bar("collecting") as progress:
-        folder = collected.collect(env, episodes, id, player, seed, rows=rows, name=policy, progress=progress)
+        folder = collected.collect(
+            env, episodes, id, player, seed, config.levels, rows=rows, name=policy, progress=progress, settings=config.settings
+        )
     _saved(id, folder)
 
 

@@ -101,6 +101,7 @@ def fit(
     from rich.console import Console
 
     from seqrl.cli.recipes import write_new
+    from seqrl.data.tensors import write_tensors
     from seqrl.report.fitted import to_table
     from seqrl.report.stream import ANSI
     from seqrl.train import recipe as recipes
@@ -111,6 +112,7 @@ def fit(
     data = open_data(recipe)
     fitted = tokenizer_for(recipe, data)
     write_new(out, json.dumps(fitted.to_json(), indent=1), force)
+    write_tensors(fitted.tensors(), out)
     console = Console(highlight=False)
     if not console.is_terminal:
         # Into a pipe or a file: whoever reads that can turn it about, and nothing need be cut off.

@@ -49,12 +49,28 @@ def train(
     out = out or resume or Path("runs") / recipe.name
     from seqrl.train import run
 
-    show_outcome(run.resume(resume) if resume else run.start(recipe, out))
-    typer.echo(f"play    seqrl eval {out} --episodes 100")
+    outcome = run.resume(resume) if resume else run.start(recipe, out)
+    show_outcome(outcome)
+    if outcome.main:
+        typer.echo(_next(out))
+
+
+def _next(out: Path) -> str:
+    """What to type next: what acts is played, what dreams is looked at, what encodes is put to use."""
+    from seqrl.core.config import read_text
+    from seqrl.train import recipe as recipes
+
+    room = str(recipes.parse(read_text(out / "recipe.yaml"), str(out / "recipe.yaml")).model["kind"]).partition(".")[0]
+    if room == "worlds":
+        return f"dream   seqrl dream {out} --gif dream.gif   (step it yourself: seqrl play {out})"
+    if room == "encoders":
+        return f"use     tokens.slots.image: {{kind: vq, encoder: {out}}}"
+    return f"play    seqrl eval {out} --episodes 100"
 
 
 def show_outcome(outcome: "Outcome") -> None:
-    """Prints the scores, if there are any, and where to look."""
+    """Prints the scores or the fidelity, if there are any, and where to look."""
+    from seqrl.cli._fidelity import print_fidelity
     from seqrl.cli.eval import print_reports
     from seqrl.train.finish import finish
 
@@ -62,6 +78,11 @@ def show_outcome(outcome: "Outcome") -> None:
         return
     if outcome.reports:
         print_reports(outcome.reports)
+    for domain, found in outcome.dreams.items():
+        print_fidelity(found, domain)
+    back = {k.rpartition("/")[2]: v for k, v in outcome.metrics.items() if k.startswith("reconstruction/")}
+    if back:
+        typer.echo(f"back    {', '.join(f'{k} {v:.4g}' for k, v in back.items())}, on held-out frames")
     page, missing = finish(outcome.run)
     for said in missing:
         typer.echo(said, err=True)
@@ -81,7 +102,8 @@ def check(words: Words = None) -> None:
     span = f"packed rows of {pack:,} tokens" if pack else f"{recipe.tokens.context or WINDOW} steps"
     how = f"{recipe.train.steps:,} steps of {recipe.train.batch} {unit}, {recipe.train.precision}"
     layouts = {n: d.layout for n, d in recipe.tokens.domains.items() if d.layout}
-    typer.echo(f"{name}: fine\n  data    {sources}\n  stream  {recipe.tokens.layout}, {span}")
+    stream = f"as {recipe.world} reads it" if recipe.world else f"{recipe.tokens.layout}, {span}"
+    typer.echo(f"{name}: fine\n  data    {sources}\n  stream  {stream}")
     for domain, layout in layouts.items():
         typer.echo(f"          {domain}: {layout}")
     typer.echo(f"  model   {recipe.model['kind']}\n  train   {how}")

@@ -49,7 +49,9 @@ class Codec(Protocol):
 
     A continuous codec (``continuous`` true) gives ``[..., width]`` numbers and has ``vocab`` 0; a discrete one gives
     ``[..., width]`` int64 codes in ``[0, vocab)``. A codec whose values differ in length fills up with its ``pad``, the last
-    code, and tells the real ones by ``lengths(codes) -> (N,)``; a codec of pictures describes them by ``image``.
+    code, and tells the real ones by ``lengths(codes) -> (N,)``; a codec of pictures describes them by ``image``. One that
+    stands on arrays (a trained encoder's weights) gives them by ``tensors() -> {name: array}`` and takes them back by
+    ``load_tensors(tensors)``, called after ``load_state``; its module makes a small one by ``tiny(folder, modality)``.
     """
 
     width: int
@@ -93,7 +95,8 @@ class Ports:
         tokens: slot -> tokens of a packed stream that a value takes.
         shares: slot -> name of the range of ids it may share with others.
         images: slot -> shape, patch size and encoder of a slot of pictures.
-        levels: ``reward`` and ``return``, where they are codes -> what each of the V means, in units of the reward.
+        levels: ``reward`` and ``return``, where they are codes -> what each of the V means, in units of the reward; ``reward``
+            where it is a number -> what 0 and 1 mean.
         discount: of the returns-to-go.
         context: most environment steps that are seen at once; 0 where that is not known.
     """
@@ -188,39 +191,87 @@ class Pred:
     """A world's answer to ``a_t``.
 
     Args:
-        feat: ``[B, F]`` what heads read.
-        latent: ``[B, *Z]`` what ``decode`` reads.
-        reward: a distribution over ``r_t``, ``[B]``.
-        cont: ``[B]`` probability that the episode goes on; from ``terminated`` only, never from ``truncated``.
-        aux: anything else a family has to say.
+        feat: ``[B, F]`` what an actor or a critic reads at the next step.
+        latent: ``[B, *Z]`` what ``decode`` reads: the imagined ``o_{t+1}``.
+        reward: ``[B]`` float32, the expected ``r_t``, in units of the reward.
+        cont: ``[B]`` float32, probability that the episode goes on; from ``terminated`` only, never from ``truncated``.
+        aux: anything else a family has to say; ``disagreement [B]`` is how much an ensemble's members differ.
     """
 
     feat: "torch.Tensor"
     latent: "torch.Tensor"
-    reward: Any
+    reward: "torch.Tensor"
     cont: "torch.Tensor"
-    aux: Mapping[str, Any]
+    aux: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
 class WorldModel(Model, Protocol):
-    """A model one can live in. Time: ``o_t -> z_t``, act ``a_t``, the world answers ``r_t, c_t, o_{t+1}``."""
+    """A model one can live in. Time: ``o_t -> z_t``, act ``a_t``, the world answers ``r_t, c_t, o_{t+1}``.
 
-    def encode(self, obs: "torch.Tensor", prev_action: "torch.Tensor") -> "torch.Tensor":
-        """``[B, T, *O]`` and ``[B, T, A]`` to ``[B, T, *Z]``."""
+    A *carry* is the world's state for B rows: a NamedTuple of tensors, batch first in every leaf, so that core/tree.py can
+    choose, repeat and mix rows. A carry that is handed over is used up: it may be changed in place, and what comes back
+    takes its place. Observations and actions are encoded values, slot -> tensor, as in a ``StreamBatch``. Draws come from
+    torch's own generator.
+
+    Its module says ``AHEAD = True`` if it reads windows (which then hold the observation after the last action), or
+    ``PACKED = True``; and names in ``LOSSES`` what it can be trained on besides slots.
+    """
+
+    feat_width: int
+    """F."""
+    differentiable: bool
+    """Whether gradients flow through ``step``, from what is imagined back to the actions."""
+
+    def encode(self, obs: Mapping[str, "torch.Tensor"], sample: bool = True) -> "torch.Tensor":
+        """Observed slots ``[B, T, width]`` to ``z [B, T, *Z]``; only of what stands in the same step."""
         ...
 
-    def init(self, rows: int) -> Any:
-        """A Carry: a pytree of tensors, batch first in every leaf."""
+    def init(self, rows: int, steps: int, front: Mapping[str, "torch.Tensor"] | None = None) -> Any:
+        """The carry of ``rows`` episodes that have not begun, with room for ``steps`` steps (observed or imagined).
+
+        Args:
+            front: slots in front of the steps -> ``[rows, width]``, where the layout has any.
+        """
         ...
 
-    def observe(self, carry: Any, z: Any, prev_action: Any, first: Any) -> tuple[Any, "torch.Tensor"]:
-        """Takes in ``[B, T]`` of the real; answers the new carry and ``feat [B, T, F]``."""
+    def observe(self, carry: Any, z: "torch.Tensor", prev_action: "torch.Tensor") -> tuple[Any, "torch.Tensor"]:
+        """Takes in T real steps.
+
+        Args:
+            z: ``[B, T, *Z]`` of ``encode``.
+            prev_action: ``[B, T, A]``, the action that led to each; the first is not looked at in rows that have not begun.
+
+        Returns:
+            the carry after the last of them, and ``feat [B, T, F]``.
+
+        A world that draws here takes ``sample=False`` as well, and then what is likeliest. One whose context is kept in a cache
+        may offer ``starts(z, action, lengths, steps) -> carry of B * T rows, feat [B * T, F]``: every step of some windows as
+        the beginning of a dream, each behind its own past alone.
+        """
         ...
 
-    def step(self, carry: Any, action: Any, sample: bool = True, temperature: float = 1.0) -> tuple[Any, Pred]: ...
+    def step(self, carry: Any, action: "torch.Tensor", sample: bool = True, temperature: float = 1.0) -> tuple[Any, Pred]:
+        """Imagines one step: ``action [B, A]`` to the carry in which the imagined ``o_{t+1}`` was taken in, and the answer.
 
-    def decode(self, latent: "torch.Tensor") -> dict[str, "torch.Tensor"]: ...
+        Args:
+            sample: draw what comes next; False takes what is likeliest.
+            temperature: of the draw.
+        """
+        ...
+
+    def share(self, carry: Any, candidates: int, steps: int) -> Any:
+        """Room for ``candidates`` (S) continuations of each row: a carry of ``B * S`` rows, those of one row side by side.
+
+        Args:
+            steps: the most steps each will be imagined on. Where a carry is long, the past is kept once for all. The carry
+                itself stays usable: a planner shares it once a round.
+        """
+        ...
+
+    def decode(self, latent: "torch.Tensor") -> dict[str, "torch.Tensor"]:
+        """``[..., *Z]`` of ``Pred.latent`` to the encoded values of the slots it can show, slot -> ``[..., width]``."""
+        ...
 
 
 __all__ = ["Codec", "Episode", "EpisodeSpec", "Losses", "Modality", "Model", "Policy", "Ports", "Pred", "Source", "WorldModel"]

@@ -67,11 +67,28 @@ def load(kind: str, room: str | None = None) -> ModuleType:
 
 
 @lru_cache
-def reads_packed(kind: str) -> bool:
-    """Whether a model kind reads packed rows (``PACKED = True`` stands in its file), read without importing it."""
+def _said(kind: str, name: str) -> Any:
+    """The constant ``name = ...`` that stands in a kind's file, read without importing it; None where there is none."""
     tree = ast.parse(Path(importlib.util.find_spec(_full_name(kind, None)).origin).read_text(encoding="utf-8"))
-    said = (n for n in tree.body if isinstance(n, ast.Assign) and [ast.unparse(t) for t in n.targets] == ["PACKED"])
-    return any(isinstance(n.value, ast.Constant) and n.value.value is True for n in said)
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [name]:
+            return ast.literal_eval(node.value)
+    return None
+
+
+def reads_packed(kind: str) -> bool:
+    """Whether a model kind reads packed rows: ``PACKED = True`` stands in its file."""
+    return _said(kind, "PACKED") is True
+
+
+def looks_ahead(kind: str) -> bool:
+    """Whether a model's windows end in the observation after their last action: ``AHEAD = True`` stands in its file."""
+    return _said(kind, "AHEAD") is True
+
+
+def own_losses(kind: str) -> tuple[str, ...]:
+    """Losses of a model kind that are on no slot (such as a divergence): ``LOSSES = (...)`` in its file."""
+    return tuple(_said(kind, "LOSSES") or ())
 
 
 @lru_cache

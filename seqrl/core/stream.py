@@ -44,6 +44,9 @@ class Stream:
 class StreamBatch:
     """B rows of T steps of one fixed layout, right-padded.
 
+    For models that look ahead (world models) the tensors hold T + 1 steps: what comes after the last action is observed too,
+    and in the step behind a row's last real one just the observations mean something.
+
     Args:
         values: slot -> ``[B, T, dim]`` float where the slot is continuous, ``[B, T, K]`` int64 codes otherwise. Padding
             holds real numbers (steps past the end repeat rows of the store), so that no NaN can hide under a mask.
@@ -63,6 +66,13 @@ class StreamBatch:
         import torch
 
         return torch.arange(self.time.shape[1], device=self.time.device) < self.length[:, None]
+
+    @property
+    def seen(self) -> "torch.Tensor":
+        """``[B, T + 1]`` bool, true where there is an observation: one more than real steps. For models that look ahead."""
+        import torch
+
+        return torch.arange(self.time.shape[1], device=self.time.device) <= self.length[:, None]
 
     def wanted(self, slot: str) -> "torch.Tensor":
         """What the head of ``slot`` is trained on."""

@@ -64,16 +64,26 @@ def asked_returns(dataset: Dataset) -> np.ndarray:
 class Loader:
     """Serves StreamBatches of the training windows, and of fixed validation windows."""
 
-    def __init__(self, dataset: Dataset, tokenizer: Tokenizer, device: Any = "cpu", budget: float | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        tokenizer: Tokenizer,
+        device: Any = "cpu",
+        budget: float | None = None,
+        ahead: bool = False,
+    ) -> None:
         """
         Args:
             device: where batches are made; the tables live there when they fit.
             budget: bytes the tables may take; None allows half of the memory that is free on ``device``.
+            ahead: batches hold one step more than the context, for the observation after the last action.
         """
         self.dataset, self.tokenizer, self.device = dataset, tokenizer, torch.device(device)
         self.context = tokenizer.context
-        self.train = Windows(dataset.train, self.context)
-        self.held_out = Windows(dataset.held_out, self.context) if len(dataset.held_out) else None
+        self.rows, self.ahead = self.context + ahead, int(ahead)
+        full = tokenizer.config.windows == "full"
+        self.train = Windows(dataset.train, self.context, full)
+        self.held_out = Windows(dataset.held_out, self.context, full) if len(dataset.held_out) else None
         self.tables = Tables(dataset, tokenizer, device, budget)
 
     def _send(self, starts: Starts) -> tuple[torch.Tensor, ...]:
@@ -86,17 +96,15 @@ class Loader:
 
     def _read(self, starts: Starts) -> dict[str, torch.Tensor]:
         """The windows from the memory-mapped columns; padding repeats the last row that exists."""
-        rows = starts.row[:, None] + np.minimum(np.arange(self.context), starts.length[:, None] - 1)
+        rows = starts.row[:, None] + np.minimum(np.arange(self.rows), starts.length[:, None] - 1 + self.ahead)
         made = self.tables.read(rows, set(self.tables.codecs))
         return {n: torch.from_numpy(v).to(self.device) for n, v in made.items()}
 
     def batch(self, starts: Starts) -> StreamBatch:
         """The StreamBatch of drawn windows, on the loader's device."""
         row, first, length = self._send(starts)
-        values: Mapping[str, torch.Tensor] = (
-            self.tables.windows(row, self.context) if self.tables.resident else self._read(starts)
-        )
-        return StreamBatch(values, first[:, None] + torch.arange(self.context, device=self.device), length)
+        values: Mapping[str, torch.Tensor] = self.tables.windows(row, self.rows) if self.tables.resident else self._read(starts)
+        return StreamBatch(values, first[:, None] + torch.arange(self.rows, device=self.device), length)
 
     def draw(self, seed: int, step: int, rows: int, rank: int = 0, world: int = 1) -> StreamBatch:
         """The training batch of a step: a pure function of its arguments."""

@@ -14,6 +14,7 @@ from seqrl.core.errors import BundleError
 from seqrl.data.dataset import Dataset
 from seqrl.data.loader import fit
 from seqrl.data.slots import TokensConfig
+from seqrl.data.tensors import below, read_tensors, write_tensors
 from seqrl.data.tokenizer import VERSION, Tokenizer
 
 
@@ -52,16 +53,21 @@ class Mixture:
     def to_json(self) -> dict[str, Any]:
         return {"version": VERSION, "domains": {name: t.to_json() for name, t in self.domains.items()}}
 
+    def tensors(self) -> dict[str, Any]:
+        """``domain/slot/name`` -> what the codecs keep in arrays (numpy)."""
+        return {f"{name}/{key}": array for name, t in self.domains.items() for key, array in t.tensors().items()}
+
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
+        write_tensors(self.tensors(), folder / "tokenizer.json")
 
 
 def read_tokenizer(path: Path, trust: bool = False) -> Tokenizer | Mixture:
     """A tokenizer, or a mixture of them, from its file.
 
     Raises:
-        BundleError: there is no such file, it is no tokenizer or a newer seqrl's, or it names code of another package while
-            ``trust`` is false.
+        BundleError: there is no such file, it is no tokenizer or a newer seqrl's, it names code of another package while
+            ``trust`` is false, or the weights of an encoder it reads with are not whole.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -71,12 +77,16 @@ def read_tokenizer(path: Path, trust: bool = False) -> Tokenizer | Mixture:
         raise BundleError(f"{path}: cannot be read: {e}") from e
     if not isinstance(raw, dict):
         raise BundleError(f"{path}: this is no seqrl tokenizer")
+    tensors = read_tensors(path)
     if "domains" not in raw:
-        return Tokenizer.from_json(raw, str(path), trust)
+        return Tokenizer.from_json(raw, str(path), trust, tensors)
     domains = raw["domains"]
     if not isinstance(domains, dict) or not domains:
         raise BundleError(f"{path}: this is no seqrl tokenizer (no domains in it)")
-    made = {str(name): Tokenizer.from_json(part, f"{path}, domain '{name}'", trust) for name, part in domains.items()}
+    made = {
+        str(name): Tokenizer.from_json(part, f"{path}, domain '{name}'", trust, below(name, tensors))
+        for name, part in domains.items()
+    }
     if len({t.config.pack for t in made.values()}) != 1 or not all(t.packed for t in made.values()):
         raise BundleError(f"{path}: its domains are for rows of different lengths")
     return Mixture(made)

@@ -71,6 +71,9 @@ class TokensConfig(Frozen):
     Null trains on windows, one token a slot."""
     domains: dict[str, DomainTokens] = {}
     """What single domains (see data.sources.domain) have otherwise; for packed rows."""
+    windows: Literal["cut", "full"] = "cut"
+    """``cut`` windows begin at any step and end with the episode, as a policy needs them that may be anywhere in an episode;
+    ``full`` ones are as long as the context and the episode allow, for what is learned is memory."""
     prompts: Prompts | None = None
     """Demonstrations in front of some documents; for packed rows."""
     weigh: Literal["tokens", "rows", "documents"] = "tokens"
@@ -84,6 +87,8 @@ class TokensConfig(Frozen):
         for name in ("domains", "prompts"):
             if getattr(self, name) and self.pack is None:
                 raise ValueError(f"{name}: are for packed rows; give tokens.pack, the tokens in a row (such as 512)")
+        if self.windows != "cut" and self.pack is not None:
+            raise ValueError("windows: packed rows have none; leave it out")
         return self
 
     def of_domain(self, name: str) -> "TokensConfig":

@@ -1,7 +1,8 @@
 """The tokenizer: every slot's fitted codec, and all that stands between the world and a model.
 
 Training encodes whole columns of a store with it, the agent encodes what it sees and decodes what the model answers, and it
-is saved beside the weights as ``tokenizer.json`` with every bit of its statistics.
+is saved beside the weights as ``tokenizer.json`` with every bit of its statistics. What a codec keeps in arrays (a trained
+encoder's weights) lies beside that in ``tokenizer.safetensors``.
 """
 
 import json
@@ -18,6 +19,7 @@ from seqrl.core.errors import BundleError, RecipeError
 from seqrl.core.layout import Layout
 from seqrl.core.stream import Stream
 from seqrl.data.slots import WINDOW, SlotCodec, TokensConfig, build_slots
+from seqrl.data.tensors import ENDS, below, write_tensors
 
 VERSION = 2
 
@@ -107,15 +109,19 @@ class Tokenizer:
             tokens={n: c.tokens for n, c in codecs.items()},
             shares={n: c.share for n, c in codecs.items()},
             images={n: self._image(c.image) for n, c in codecs.items() if hasattr(c, "image")},
-            levels={n: self._levels(c) for n, c in codecs.items() if n in ("reward", "return") and c.vocab and c.width == 1},
+            levels={n: self._levels(c) for n, c in codecs.items() if self._has_levels(n, c)},
             discount=self.discount,
             context=self.context,
         )
 
     @staticmethod
+    def _has_levels(slot: str, codec: Codec) -> bool:
+        return codec.width == 1 and (slot == "reward" or (slot == "return" and codec.vocab > 0))
+
+    @staticmethod
     def _levels(codec: Codec) -> list[float]:
-        """What each code of a codec of single numbers means."""
-        return np.asarray(codec.decode(np.arange(codec.vocab)[:, None]), np.float64)[:, 0].tolist()
+        """What each code of a codec of single numbers means; of one without codes, what 0 and 1 mean."""
+        return np.asarray(codec.decode(np.arange(codec.vocab or 2)[:, None]), np.float64)[:, 0].tolist()
 
     def _image(self, image: Mapping[str, Any]) -> dict[str, Any]:
         """What a model must know of pictures; names of categories as codes of the text slot, -1 where there is no such word."""
@@ -202,18 +208,23 @@ class Tokenizer:
 
     def decode_action(self, codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A model's answer, slot -> ``(B, width)``, to actions ``name -> (B, *shape)``: in bounds, in the data's dtype."""
-        out = {}
-        for slot_name, code in codes.items():
-            slot = self.slots[slot_name]
-            flat, at = slot.codec.decode(code), 0
-            for name in slot.fields:
-                m = self.spec.act[name]
-                width = len(m.n) if m.n else m.size
-                part = flat[:, at : at + width]
-                if m.kind != "discrete":
-                    part = np.clip(part, m.low, m.high) if m.low else part
-                out[name] = part.astype(m.dtype).reshape(len(part), *m.shape)
-                at += width
+        return {name: part for slot, code in codes.items() for name, part in self.decode_slot(slot, code).items()}
+
+    def decode_slot(self, name: str, code: np.ndarray) -> dict[str, np.ndarray]:
+        """A slot of observations or actions, ``(B, width)``, to its fields ``name -> (B, *shape)``: in bounds, in the data's
+        dtype."""
+        slot, known = self.slots[name], {**self.spec.obs, **self.spec.act}
+        if slot.modality.kind == "text":
+            return {slot.fields[0]: slot.codec.decode(code)}
+        flat, at, out = slot.codec.decode(code), 0, {}
+        for field in slot.fields:
+            m = known[field]
+            width = len(m.n) if m.n else m.size
+            part = flat[:, at : at + width]
+            if m.kind != "discrete":
+                part = np.clip(part, m.low, m.high) if m.low else part
+            out[field] = part.astype(m.dtype).reshape(len(part), *m.shape)
+            at += width
         return out
 
     def stream(self, episode: Episode, returns: np.ndarray, trained: tuple[str, ...] = ()) -> Stream:
@@ -264,9 +275,20 @@ class Tokenizer:
             "termination_penalty": self.termination_penalty,
         }
 
+    def tensors(self) -> dict[str, np.ndarray]:
+        """``slot/name`` -> what the codecs keep in arrays; empty for nearly all tokenizers."""
+        kept = {n: s.codec.tensors() for n, s in self.slots.items() if hasattr(s.codec, "tensors")}
+        return {f"{n}/{name}": array for n, arrays in kept.items() for name, array in arrays.items()}
+
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any], source: str = "tokenizer.json", trust: bool = False) -> "Tokenizer":
-        """Inverse of ``to_json``.
+    def from_json(
+        cls,
+        raw: Mapping[str, Any],
+        source: str = "tokenizer.json",
+        trust: bool = False,
+        tensors: Mapping[str, np.ndarray] | None = None,
+    ) -> "Tokenizer":
+        """Inverse of ``to_json`` and ``tensors``.
 
         Raises:
             BundleError: it was written by a newer seqrl, is incomplete, or names a codec that is not this house's and
@@ -289,6 +311,13 @@ class Tokenizer:
             made = cls(TokensConfig(**raw["config"]), EpisodeSpec.from_json(raw["spec"]))
             for name, slot in made.slots.items():
                 slot.codec.load_state(raw["state"][name])
+                if hasattr(slot.codec, "load_tensors"):
+                    if not (own := below(name, tensors or {})):
+                        raise BundleError(
+                            f"{source}: slot '{name}' needs weights that are not there; they belong into the file of the same "
+                            f"name that ends in {ENDS}, beside it"
+                        )
+                    slot.codec.load_tensors(own)
             made.returns = dict(raw["returns"])
             made.discount, made.delayed = float(raw["discount"]), bool(raw["delayed"])
             made.termination_penalty = float(raw.get("termination_penalty", 0.0))
@@ -298,3 +327,4 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
+        write_tensors(self.tensors(), folder / "tokenizer.json")

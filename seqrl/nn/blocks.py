@@ -20,6 +20,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
+    "elu": F.elu,
+    "mish": F.mish,
+    "tanh": F.tanh,
 }
 
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seqrl.nn.rotary import rotate, turn
+
 
 class KVCache(NamedTuple):
     """Keys and values of every block; a pytree whose leaves are batch first.
@@ -94,3 +96,28 @@ def make_cache(rows: int, blocks: int, tokens: int, heads: int, head_dim: int, l
     # Zeros, not empty: slots that were never written are masked out, but a NaN among them would not be.
     kv = torch.zeros(rows, blocks, tokens + 1, 2, heads, head_dim, dtype=like.dtype, device=like.device)
     return KVCache(kv, torch.zeros(rows, dtype=torch.int64, device=like.device))
+
+
+@torch.no_grad()
+def slide(cache: KVCache, tokens: Tensor, theta: float | None, head_dim: int) -> None:
+    """Forgets the oldest ``tokens [B]`` (int64, 0 and more) of each row, in place; what is left moves to the front.
+
+    With rotary positions scores depend on distances only: keys are turned back by the angle of so many places, and every later
+    token sees of the kept ones just what it would have seen, had the old ones merely been hidden. Whoever forgets several at a
+    time turns each key the fewer times, and rounding adds up the less.
+
+    Args:
+        theta, head_dim: of the trunk's rotary angles; None for a trunk without positions. A learned table cannot slide.
+    """
+    rows = (tokens > 0).nonzero()[:, 0]
+    if not len(rows):
+        return
+    by, kv = tokens[rows], cache.kv
+    slots = torch.arange(1, kv.shape[2], device=kv.device) + by[:, None]
+    # Slots beyond the new length repeat the last one: nobody sees them.
+    moved = kv[rows[:, None], :, slots.clamp(max=kv.shape[2] - 1)]
+    if theta:
+        back = turn(-by, head_dim, theta)
+        moved[:, :, :, 0] = rotate(moved[:, :, :, 0], (back[0][:, None, None], back[1][:, None, None]))
+    kv[rows[:, None], :, torch.arange(1, kv.shape[2], device=kv.device)] = moved
+    cache.length[rows] = (cache.length[rows] - by).clamp(min=0)

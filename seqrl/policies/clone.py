@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from seqrl.core.contracts import Losses, Ports
 from seqrl.core.errors import RecipeError
 from seqrl.core.layout import Layout
+from seqrl.core.settings import check_ranges, config_for, ports_of
 from seqrl.core.stream import StreamBatch
 from seqrl.nn.blocks import ACTIVATIONS
 from seqrl.nn.dropout import dropout
@@ -23,7 +24,7 @@ from seqrl.nn.embed import SlotEmbedding
 from seqrl.nn.heads import make_head
 from seqrl.nn.init import init_weights
 from seqrl.nn.linear import Linear
-from seqrl.policies._ports import check_losses, check_ranges, config_for, ports_of
+from seqrl.policies._ports import check_losses
 
 
 class CloneConfig(PreTrainedConfig):

@@ -19,13 +19,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from seqrl.core.contracts import Losses, Ports
 from seqrl.core.errors import RecipeError
 from seqrl.core.layout import Layout
+from seqrl.core.settings import check_ranges, config_for, ports_of
 from seqrl.core.stream import StreamBatch
 from seqrl.nn.embed import SlotEmbedding
 from seqrl.nn.heads import Point, make_head
 from seqrl.nn.init import init_weights
 from seqrl.nn.transformer import Transformer, TrunkConfig, family_config
 from seqrl.policies._cache import StepCache
-from seqrl.policies._ports import check_losses, check_ranges, config_for, ports_of
+from seqrl.policies._ports import check_losses
 
 
 class DecisionTransformerConfig(PreTrainedConfig):

@@ -22,13 +22,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from seqrl.core.contracts import Losses, Ports
 from seqrl.core.errors import RecipeError
 from seqrl.core.packed import PackedBatch
+from seqrl.core.settings import check_ranges, check_settings
 from seqrl.nn.init import init_weights
 from seqrl.nn.ranges import RangeHead
 from seqrl.nn.streamheads import StreamHeads, stream_losses
 from seqrl.nn.streams import Domain, StreamEmbedding
 from seqrl.nn.transformer import Transformer, TrunkConfig, family_config
 from seqrl.policies._player import Player
-from seqrl.policies._ports import check_domains, check_ranges, check_settings
+from seqrl.policies._ports import check_domains
 
 PACKED = True
 

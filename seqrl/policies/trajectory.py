@@ -24,6 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from seqrl.core.contracts import Losses, Ports
 from seqrl.core.errors import RecipeError
 from seqrl.core.packed import PackedBatch
+from seqrl.core.settings import check_ranges, check_settings
 from seqrl.nn.init import init_weights
 from seqrl.nn.ranges import RangeHead
 from seqrl.nn.streamheads import StreamHeads, stream_losses
@@ -31,7 +32,7 @@ from seqrl.nn.streams import Domain, StreamEmbedding
 from seqrl.nn.transformer import Transformer, TrunkConfig, family_config
 from seqrl.policies._beam import Plan
 from seqrl.policies._planner import Planner, check_plan, unplannable
-from seqrl.policies._ports import check_domains, check_ranges, check_settings
+from seqrl.policies._ports import check_domains
 
 PACKED = True
 

@@ -24,13 +24,14 @@ from transformers import initialization as init
 from seqrl.core.contracts import Losses, Ports
 from seqrl.core.errors import RecipeError, did_you_mean
 from seqrl.core.packed import PackedBatch
+from seqrl.core.settings import check_ranges, check_settings
 from seqrl.nn.init import init_weights
 from seqrl.nn.pretrained import Pretrained, add_lora
 from seqrl.nn.streamheads import StreamHeads, stream_losses
 from seqrl.nn.streams import Domain, StreamEmbedding
 from seqrl.policies import _bodies, _words
 from seqrl.policies._player import Player
-from seqrl.policies._ports import check_domains, check_ranges, check_settings
+from seqrl.policies._ports import check_domains
 
 PACKED = True
 

@@ -47,6 +47,12 @@ def read_clip(path: Path) -> str | None:
     return base64.b64encode(raw).decode() if raw.startswith(b"GIF8") else None
 
 
+def read_png(path: Path) -> str | None:
+    """A PNG as base64; None where there is none, or the file is something else."""
+    raw = path.read_bytes() if path.is_file() else b""
+    return base64.b64encode(raw).decode() if raw.startswith(b"\x89PNG\r\n") else None
+
+
 def beside(path: Path, domain: str) -> Path:
     """Where the file of a domain lies, beside that of a plain model: ``clip.gif`` becomes ``clip-hopper.gif``."""
     if not domain:
@@ -66,7 +72,8 @@ def count_parameters(path: Path) -> int | None:
 
 
 def date_of(run: Path) -> str:
-    times = [p.stat().st_mtime for name in ("eval.json", "metrics.jsonl", "recipe.yaml") if (p := run / name).is_file()]
+    names = ("eval.json", "dream.json", "metrics.jsonl", "recipe.yaml")
+    times = [p.stat().st_mtime for name in names if (p := run / name).is_file()]
     return time.strftime("%Y-%m-%d", time.localtime(max(times))) if times else ""
 
 

@@ -1,4 +1,5 @@
-"""The report of a run: one static HTML file that says what was trained, on what, how well it plays, and how to do it again.
+"""The report of a run: one static HTML file that says what was trained, on what, how well it plays or dreams, and how to do it
+again.
 
 ``write_report`` reads the run folder and nothing else, and leaves out what is not there: a run that was never evaluated has
 a report too. Pictures are inside the file, nothing is loaded from anywhere. Every word from the folder is escaped, because
@@ -14,7 +15,7 @@ import jinja2
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from seqrl.report import folder, overview, plots, words
+from seqrl.report import dream, folder, overview, plots, words
 from seqrl.report.clean import clean
 from seqrl.report.ink import svg
 from seqrl.report.plots import finite
@@ -25,8 +26,9 @@ def write_report(run: Path) -> Path:
     """Writes ``report.html`` into a run folder, whole or not at all.
 
     Args:
-        run: the folder; of ``recipe.yaml, metrics.jsonl, eval.json, clip.gif, stream.html`` (of domains
-            ``clip-<domain>.gif, stream-<domain>.html``) and ``checkpoints/last/bundle``, each may be missing.
+        run: the folder; of ``recipe.yaml, metrics.jsonl, eval.json, clip.gif, dream.json, dream.gif, reconstruction.json,
+            reconstruction.png, stream.html`` (of domains ``clip-<domain>.gif, dream-<domain>.gif, stream-<domain>.html``) and
+            ``checkpoints/last/bundle``, each may be missing.
 
     Returns:
         the path of the page.
@@ -52,6 +54,8 @@ def gather(run: Path) -> dict[str, Any]:
     tokenizer, kept = folder.read_json(bundle / "tokenizer.json"), folder.read_json(bundle / "metrics.json")
     report = folder.read_json(run / "eval.json")
     parameters = folder.count_parameters(bundle / "model.safetensors")
+    kind = str(folder.as_dict(recipe.get("model")).get("kind") or "")
+    dreams = dream.fidelities(folder.read_json(run / "dream.json"))
     shared = {
         "name": str(recipe.get("name") or run.resolve().name),
         "run": words.run_path(run),
@@ -61,6 +65,9 @@ def gather(run: Path) -> dict[str, Any]:
         "stream_css": Markup(CSS),
         "recipe": _coloured(folder.read_text(run / "recipe.yaml")),
         "parts": [],
+        "room": kind.partition(".")[0],
+        "dreams": [_dreamt(name, found, i) for i, (name, found) in enumerate(dreams.items())],
+        "came_back": _came_back(run),
     }
     reports = overview.reports_of(report)
     if reports is None and isinstance(tokenizer.get("domains"), dict):
@@ -68,6 +75,8 @@ def gather(run: Path) -> dict[str, Any]:
     if reports is not None:
         return shared | _several(run, recipe, rows, tokenizer, kept, reports, parameters)
     part = _part(run, report, rows, tokenizer)
+    if "" in dreams and not part["played"]:
+        part["head"] = dream.headline(dreams[""])
     return (
         shared
         | part
@@ -75,7 +84,7 @@ def gather(run: Path) -> dict[str, Any]:
             "what": words.subject(recipe, tokenizer),
             "tiles": words.tiles(report, rows, part["correlation"], parameters),
             "scores_say": words.scores_say(report),
-            "commands": words.commands(run, part["targets"], report),
+            "commands": words.commands(run, part["targets"], report, kind),
             "facts": words.facts(recipe, tokenizer, kept, report, parameters),
         }
     )
@@ -121,6 +130,8 @@ def _part(run: Path, report: Any, rows: Any, tokenizer: Any, domain: str = "", n
     data_range = (float(seen["min"]), float(seen["max"])) if finite(seen.get("min")) and finite(seen.get("max")) else None
     correlation = words.correlation(targets)
     figure = f"{number}" if domain else ""
+    played = f"One episode in {report['env']}." if report.get("env") else "One episode of the trained policy."
+    clip, dreamt = (folder.read_clip(folder.beside(run / name, domain)) for name in ("clip.gif", "dream.gif"))
     return {
         "domain": domain,
         "targets": targets,
@@ -129,8 +140,8 @@ def _part(run: Path, report: Any, rows: Any, tokenizer: Any, domain: str = "", n
         "failed": str(report.get("failed") or ""),
         "played": bool(targets),
         "head": words.headline(targets, asked),
-        "clip": folder.read_clip(folder.beside(run / "clip.gif", domain)),
-        "clip_says": f"One episode in {report['env']}." if report.get("env") else "One episode of the trained policy.",
+        "clip": clip or dreamt,
+        "clip_says": _CLIP_SAYS if dreamt and not clip else played,
         "sweep": _drawn(plots.sweep(targets, data_range), f"sweep{figure}", words.sweep_spoken(targets)),
         "sweep_says": words.sweep_says(asked, correlation, data_range),
         "rows": words.score_rows(targets, asked),
@@ -141,6 +152,26 @@ def _part(run: Path, report: Any, rows: Any, tokenizer: Any, domain: str = "", n
         "progress": _drawn(plots.progress(rows, domain), f"progress{figure}", "Mean return against training step"),
         "stream": Markup(clean(folder.read_text(folder.beside(run / "stream.html", domain)))),
     }
+
+
+_CLIP_SAYS = "A dream beside what really came, on an episode kept out of training."
+
+
+def _dreamt(domain: str, found: Any, number: int) -> dict[str, Any]:
+    """What is said of a world's dreams: all of a plain run, or those of one of several domains."""
+    return {
+        "domain": domain,
+        "says": dream.says(found),
+        "curve": _drawn(dream.curve(found), f"dream{number}", dream.spoken(found)),
+        "facts": dream.facts(found),
+    }
+
+
+def _came_back(run: Path) -> dict[str, Any] | None:
+    """What is said of an encoder; None where nothing was reconstructed."""
+    found, picture = folder.read_json(run / "reconstruction.json"), folder.read_png(run / "reconstruction.png")
+    numbers = [(k.replace("_", " "), f"{float(v):.4g}") for k, v in found.items() if finite(v)]
+    return {"picture": picture, "facts": numbers} if picture else None
 
 
 def _drawn(figure: Figure | None, name: str, spoken: str) -> Markup:

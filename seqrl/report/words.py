@@ -17,6 +17,7 @@ from seqrl.report.plots import finite
 from seqrl.rollout.stats import rank_correlation
 
 Facts = Mapping[str, Any]
+_ROOMS = {"worlds": "world model", "encoders": "image tokenizer"}
 
 
 def targets_of(report: Facts) -> list[Facts]:
@@ -28,9 +29,10 @@ def targets_of(report: Facts) -> list[Facts]:
 
 
 def subject(recipe: Facts, tokenizer: Facts) -> str:
-    kind = str(as_dict(recipe.get("model")).get("kind") or "").rpartition(".")[2].replace("_", " ")
+    room, _, kind = str(as_dict(recipe.get("model")).get("kind") or "").rpartition(".")
+    what = f"{kind.replace('_', ' ')} {_ROOMS.get(room, 'policy')}"
     data = str(as_dict(tokenizer.get("spec")).get("id") or "") or ", ".join(_sources(recipe))
-    return " on ".join(word for word in (kind and f"{kind} policy", data) if word)
+    return " on ".join(word for word in (kind and what, data) if word)
 
 
 def _sources(recipe: Facts) -> list[str]:
@@ -156,15 +158,23 @@ def run_path(run: Path) -> str:
     return shlex.quote(str(Path("runs") / run.resolve().name))
 
 
-def commands(run: Path, targets: Sequence[Facts], report: Facts) -> str:
+def commands(run: Path, targets: Sequence[Facts], report: Facts, kind: str = "") -> str:
+    """What to type to have all this again.
+
+    Args:
+        kind: of the model; what does not act is not evaluated in an environment.
+    """
     folder = run_path(run)
+    train = f"seqrl train recipe.yaml --out {folder}"
+    if kind.partition(".")[0] in _ROOMS:
+        return f"{train}\nseqrl dream {folder} --gif dream.gif" if kind.startswith("worlds.") else train
     evaluate = f"seqrl eval {folder}"
     if asked := [f"{float(t['target']):g}" for t in targets if finite(t.get("target"))]:
         evaluate += f" --targets {','.join(asked)}"
     for flag, value in (("episodes", targets[0].get("episodes") if targets else None), ("seed", report.get("seed"))):
         evaluate += f" --{flag} {value}" if isinstance(value, int) else ""
     evaluate += f" --mode {report['mode']}" if report.get("mode") in ("exact", "cached") else ""
-    return f"seqrl train recipe.yaml --out {folder}\n{evaluate}"
+    return f"{train}\n{evaluate}"
 
 
 def facts(recipe: Facts, tokenizer: Facts, kept: Facts, report: Facts, parameters: int | None) -> list[tuple[str, str]]:

@@ -77,7 +77,7 @@ def record(
             env.close()
         if training:
             model.train()
-    _write(Path(path), [_framed(p, c, width) for p, c in zip(pictures, captions, strict=True)], 1000 * every / fps)
+    write_gif(Path(path), [_framed(p, c, width) for p, c in zip(pictures, captions, strict=True)], 1000 * every / fps)
     return total
 
 
@@ -145,7 +145,8 @@ def _framed(frame: np.ndarray, caption: str, width: int) -> Any:
     return out.quantize(128)
 
 
-def _write(path: Path, pictures: list[Any], milliseconds: float) -> None:
+def write_gif(path: Path, pictures: list[Any], milliseconds: float) -> None:
+    """Writes Pillow's pictures as a GIF that repeats, whole or not at all; the last one stays for a second."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Browsers slow down what is faster than 50 pictures a second.
     times = [max(20, round(milliseconds))] * (len(pictures) - 1) + [1000]

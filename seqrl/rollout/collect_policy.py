@@ -30,11 +30,12 @@ def bundle_policy(path: str, rows: int, target: float | None = None, seed: int =
     """
     from seqrl import bundle
     from seqrl.rollout.agent import Agent
-    from seqrl.rollout.evaluate import choose_targets, config_for, new_agent
+    from seqrl.rollout.evaluate import check_acts, choose_targets, config_for, new_agent
 
     named = ":" in path and not Path(path).exists()
     folder, domain = path.rsplit(":", 1) if named else (path, "")
     loaded = bundle.load(folder)
+    check_acts(loaded.model)
     config = config_for(loaded.recipe, {"seed": seed} | ({} if target is None else {"targets": [target]}))
     everyone = players(loaded.model, loaded.tokenizer)
     if not domain and len(everyone) > 1:

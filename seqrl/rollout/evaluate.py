@@ -37,8 +37,9 @@ def evaluate_all(model: Any, tokenizer: Any, config: EvalConfig, progress: Progr
         ``failed`` says why.
 
     Raises:
-        UserError: settings that cannot be, or not one domain could be played.
+        UserError: settings that cannot be, not one domain could be played, or this is no model that acts.
     """
+    check_acts(model)
     plans, everyone = plan(tokenizer, config), players(model, tokenizer)
     if "" in plans:
         return {"": evaluate(model, tokenizer, plans[""], progress)}
@@ -55,6 +56,19 @@ def evaluate_all(model: Any, tokenizer: Any, config: EvalConfig, progress: Progr
     if all(r.failed for r in reports.values()):
         raise UserError("\n".join(f"domain '{n}': {r.failed}" for n, r in reports.items()))
     return reports
+
+
+def check_acts(model: Any) -> None:
+    """Raises UserError for a world model or an encoder, which nobody can play."""
+    if hasattr(model, "act") or hasattr(model, "player"):
+        return
+    kind = type(model).__module__.removeprefix("seqrl.")
+    if hasattr(model, "world") or hasattr(model, "observe"):
+        raise UserError(
+            f"this is a world model ({kind}): it does not act, so there is nothing to play; use seqrl dream to see how long "
+            "its dreams stay true, or seqrl plan to act by planning in them"
+        )
+    raise UserError(f"this is no policy ({kind}): it does not act, so there is nothing to play")
 
 
 def _targets(tokenizer: Any, config: EvalConfig) -> list[float | None]:
@@ -111,9 +125,10 @@ def evaluate(model: Any, tokenizer: Any, config: EvalConfig, progress: Progress 
             model.train()
     id = str(spec_of(source)["id"])
     back = np.argsort(order)
-    returns, lengths = (x.reshape(len(targets), config.episodes)[back] for x in (played.returns, played.lengths))
+    each = (played.returns, played.lengths, played.success)
+    returns, lengths, success = (x.reshape(len(targets), config.episodes)[back] for x in each)
     scored = [scores.normalise(r, spec, id) for r in returns]
-    solved = [scores.solved(r, id) for r in returns]
+    solved = [scores.solved(r, id, s) for r, s in zip(returns, success, strict=True)]
     rows = [summary(*of_target) for of_target in zip(targets, returns, lengths, scored, solved, strict=True)]
     speed = played.steps_per_second
     return Report(tuple(rows), speed, mode, config.seed, id, versions(), commit(), scored[0].why, tuple(returns))

@@ -8,7 +8,7 @@ B rows, J jobs.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,12 +46,15 @@ class Played:
         lengths: ``(J,)`` int64, steps.
         terminated: ``(J,)`` bool, ended by the task and not by the clock.
         seconds: wall time, without the making of environments.
+        success: ``(J,)`` float64, 1 where the environment said so (``info["success"]``) at any step, 0 where it denied it, NaN
+            where it says nothing about it.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     terminated: np.ndarray
     seconds: float
+    success: np.ndarray
 
     @property
     def steps_per_second(self) -> float:
@@ -88,7 +91,8 @@ def play(agent: Any, envs: Sequence[Any], face: Face, jobs: Sequence[Job], progr
         progress: told how far it is.
     """
     slots = min(len(envs), len(jobs))
-    out = Played(np.zeros(len(jobs)), np.zeros(len(jobs), np.int64), np.zeros(len(jobs), bool), 0.0)
+    J = len(jobs)
+    out = Played(np.zeros(J), np.zeros(J, np.int64), np.zeros(J, bool), 0.0, np.full(J, np.nan))
     if not slots:
         return out
     with threads_for(agent, slots):
@@ -97,7 +101,7 @@ def play(agent: Any, envs: Sequence[Any], face: Face, jobs: Sequence[Job], progr
             agent.keep(np.arange(slots))
         _loop(agent, list(envs[:slots]), face, jobs, out, progress)
         seconds = time.perf_counter() - begun
-    return Played(out.returns, out.lengths, out.terminated, seconds)
+    return replace(out, seconds=seconds)
 
 
 def _loop(agent: Any, envs: list[Any], face: Face, jobs: Sequence[Job], out: Played, progress: Progress | None) -> None:
@@ -121,8 +125,10 @@ def _loop(agent: Any, envs: list[Any], face: Face, jobs: Sequence[Job], out: Pla
         actions = face.split(agent.act(buffers))
         ended = []
         for row, action in enumerate(actions):
-            observation, reward, terminated, truncated, _ = envs[row].step(action)
+            observation, reward, terminated, truncated, info = envs[row].step(action)
             rewards[row] = reward
+            if "success" in info:
+                out.success[job[row]] = max(float(info["success"]), np.nan_to_num(out.success[job[row]]))
             if terminated or truncated:
                 ended.append(row)
                 out.terminated[job[row]] = terminated

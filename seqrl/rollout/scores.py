@@ -107,13 +107,17 @@ def normalise(returns: Sequence[float] | np.ndarray | float, spec: EpisodeSpec, 
     return Score(float(score), reference, not why, why or "D4RL's data, environment family and reference scores")
 
 
-def solved(returns: np.ndarray, env_id: str) -> float | None:
-    """Share of the episodes that reached their goal, in environments whose only reward is a positive one for that.
+def solved(returns: np.ndarray, env_id: str, success: np.ndarray | None = None) -> float | None:
+    """Share of the episodes that reached their goal; None where nobody can tell.
 
     Args:
-        returns: ``(N,)`` undiscounted returns of episodes.
-        env_id: where they were made; None is answered for all but BabyAI and MiniGrid.
+        returns: ``(N,)`` undiscounted returns of episodes: of BabyAI and MiniGrid, whose only reward is a positive one for
+            the goal, they tell.
+        env_id: where they were made.
+        success: ``(N,)`` what the environments said themselves, NaN where they said nothing.
     """
+    if success is not None and np.isfinite(success).all():
+        return float(np.mean(success))
     return float((np.asarray(returns) > 0).mean()) if re.match(r"(babyai|minigrid)-", env_id.lower()) else None
 
 

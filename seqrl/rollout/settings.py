@@ -33,8 +33,21 @@ class DomainConfig(Frozen):
     """The return token never asks for less than this."""
 
 
+class DreamConfig(Frozen):
+    """How a world model is measured: it observes some steps of a held-out episode, and imagines what follows."""
+
+    context: int | None = Field(None, ge=1)
+    """Steps observed first; null takes half a window, at most 8."""
+    horizon: int | None = Field(None, ge=1)
+    """Steps imagined; null takes 50, or as many as the longest held-out episode has."""
+    starts: int = Field(256, ge=1)
+    """Dreams, begun at steps spread evenly over the held-out episodes."""
+    sample: bool = False
+    """Draw what is imagined; otherwise the likeliest is taken, which is what an error should be measured of."""
+
+
 class EvalConfig(Frozen):
-    """How a policy is played."""
+    """How a policy is played, and how a world model is measured."""
 
     episodes: int = Field(100, ge=1)
     """Episodes for each target."""
@@ -54,6 +67,8 @@ class EvalConfig(Frozen):
     """An environment id to play in; null takes the one the data name."""
     return_floor: float | None = None
     """The return token never asks for less than this, however much was received."""
+    dream: DreamConfig = DreamConfig()
+    """For world models."""
     domains: dict[str, DomainConfig] = {}
     """What single domains (see data.sources.domain) have otherwise; ``play: false`` leaves one out."""
 

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from seqrl.core.episode import Modality
@@ -11,6 +12,7 @@ from seqrl.sources._spaces import Space, space_json
 
 # How an environment's id begins -> the package that registers it, and the extra that brings it.
 _FAMILIES = {
+    ("seqrl/",): ("seqrl.sources._hidden_order", "all"),
     ("ALE/",): ("ale_py", "atari"),
     ("MiniGrid-", "BabyAI-"): ("minigrid", "minigrid"),
     ("PointMaze", "AntMaze", "Adroit", "Fetch", "Hand", "Franka"): ("gymnasium_robotics", "robotics"),
@@ -24,19 +26,21 @@ _INSIDE = {
 }
 
 
-def make_env(id: str) -> Any:
-    """A gymnasium environment; raises EnvError where it is unknown or lacks its package."""
+def make_env(id: str, settings: Mapping[str, Any] | None = None) -> Any:
+    """A gymnasium environment; raises EnvError where it is unknown, lacks its package or does not take the settings."""
     import gymnasium
 
     # "package:Name-v0" would make gymnasium import that package.
     if not re.fullmatch(r"([\w-]+/)?[\w.-]+", id):
         raise EnvError(f"'{id}' is no id of an environment, such as CartPole-v1")
+    if taken := sorted({"id", "render_mode", "max_episode_steps", "disable_env_checker"} & set(settings or {})):
+        raise EnvError(f"{id}: {', '.join(taken)} cannot be set here, only settings of the environment's own")
     package, extra = next((found for starts, found in _FAMILIES.items() if id.startswith(starts)), (None, None))
     try:
         if package:
             gymnasium.register_envs(importlib.import_module(package))
         # The checker only watches the environment's own manners, at a third of the time of a small one.
-        return gymnasium.make(id, disable_env_checker=True)
+        return gymnasium.make(id, disable_env_checker=True, **(settings or {}))
     except (ImportError, gymnasium.error.DependencyNotInstalled) as e:
         code = str(gymnasium.registry[id].entry_point) if id in gymnasium.registry else ""
         inside = next((brings for start, brings in _INSIDE.items() if code.startswith(start)), None)
@@ -45,6 +49,10 @@ def make_env(id: str) -> Any:
         raise EnvError(f"{id} needs a package that is not installed ({why(e)}){fix}") from e
     except gymnasium.error.Error as e:
         raise EnvError(f"there is no environment '{id}'{did_you_mean(id, gymnasium.registry)} ({why(e)})") from e
+    except (TypeError, ValueError, AssertionError) as e:
+        if not settings:
+            raise
+        raise EnvError(f"{id} does not take the settings {dict(settings)}: {why(e)}") from e
 
 
 def spaces_of(env: Any) -> tuple[Space, Space]:

@@ -1,16 +1,21 @@
 """Feedback laws written by hand for the classic control environments: real skill without training anything.
 
 Mixed with random actions in known shares they give data of known, different quality in seconds, which is what a first run
-and the tests need. All take ``(B, D)`` observations and answer ``(B,)`` choices or ``(B, A)`` numbers.
+and the tests need. All take ``(B, D)`` observations and answer ``(B,)`` choices or ``(B, A)`` numbers. Where an environment
+asks for more than a law can do, its players stand in a file of their own.
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from seqrl.core.errors import DataError, did_you_mean
 
 Law = Callable[[np.ndarray], np.ndarray]
+Player = Callable[[Any, int], Callable[[], Any]]
+"""``player(env, seed)`` for one episode that has just begun; what it answers is called once a step and gives the action."""
 
 
 def _cartpole(obs: np.ndarray) -> np.ndarray:
@@ -60,3 +65,35 @@ def law_of(env: str) -> Law:
     if env not in LAWS:
         raise DataError(f"no scripted policy for '{env}'{did_you_mean(env, LAWS)}; there is one for {', '.join(LAWS)}")
     return LAWS[env]
+
+
+# Environment -> the file of its players: a table PLAYERS by name, and which of them ``scripted`` means, joined with +.
+_WITH_PLAYERS = {"seqrl/HiddenOrder-v0": "seqrl.sources._hidden_order_players"}
+
+
+def players_of(env: str, policy: str) -> list[Player]:
+    """The environment's own players that a policy names, ``memory+memoryless`` say; none for ``random`` and for a law.
+
+    Raises:
+        DataError: it names nobody who plays this environment.
+    """
+    if env not in _WITH_PLAYERS and policy not in ("random", "scripted"):
+        raise DataError(f"policy '{policy}': there are random and scripted, and bundles")
+    if env not in _WITH_PLAYERS or policy == "random":
+        return []
+    file = importlib.import_module(_WITH_PLAYERS[env])
+    players: Mapping[str, Player] = file.PLAYERS
+    names = (file.SCRIPTED if policy == "scripted" else policy).split("+")
+    for name in names:
+        if name not in players:
+            there = f"there are random and scripted, and of {env} {', '.join(players)} (several joined with +)"
+            raise DataError(f"policy '{name}'{did_you_mean(name, players)}: {there}")
+    return [players[name] for name in names]
+
+
+def is_scripted(env: str, policy: str) -> bool:
+    """Whether a policy's name means a law or players, by themselves or joined with +."""
+    if policy == "scripted":
+        return True
+    known = importlib.import_module(_WITH_PLAYERS[env]).PLAYERS if env in _WITH_PLAYERS else ()
+    return any(name in known for name in policy.split("+"))

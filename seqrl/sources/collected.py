@@ -5,14 +5,15 @@ collected is a pure function of the settings: each episode has its own seeds, so
 side by side.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from seqrl.core.config import Frozen
 from seqrl.core.episode import Episode, EpisodeSpec
@@ -21,7 +22,7 @@ from seqrl.sources import minari
 from seqrl.sources._catalog import env_of, local_name, metadata
 from seqrl.sources._envs import make_env, spaces_of
 from seqrl.sources._files import Progress, datasets_home, one_at_a_time
-from seqrl.sources._laws import Law, law_of
+from seqrl.sources._laws import Law, Player, is_scripted, law_of, players_of
 from seqrl.sources._spaces import Leaf, Space, leaves, put_together, take_apart
 from seqrl.sources._write import save_minari, target_of
 
@@ -42,14 +43,35 @@ class Config(Frozen):
     """Id of the gymnasium environment."""
     episodes: int = Field(ge=1)
     """How many episodes."""
-    policy: Literal["random", "scripted"] = "scripted"
-    """Who plays: uniformly random actions, or the law written for this environment."""
+    settings: dict[str, Any] = {}
+    """Settings of the environment itself, such as ``{observation: rgb}``: numbers and plain words."""
+    policy: str = "scripted"
+    """Who plays: ``random`` actions; ``scripted``, the law written for this environment; where the environment has players of
+    its own, their names too, joined with ``+`` where they take turns (``memory+memoryless``)."""
     levels: tuple[float, ...] = Field(LEVELS, min_length=1)
-    """For ``scripted``: the share of steps that follow the law, the others being random; episodes take these in turn."""
+    """But for ``random``: the share of steps that follow the law or player, the others being random; episodes take these in
+    turn, and players once all levels are through."""
     seed: int = Field(0, ge=0)
     """Episode ``i`` resets its environment with ``seed + i``."""
     references: tuple[float, float] | None = None
     """Returns of a random and of an expert policy, for normalised scores."""
+
+    @field_validator("settings")
+    @classmethod
+    def _are_plain(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        # Some environments open whatever file a setting names.
+        for key, value in settings.items():
+            if not isinstance(value, bool | int | float) and not re.fullmatch(r"\w[\w.-]*", str(value)):
+                raise ValueError(f"'{key}' must be a number or a plain word (got {value!r})")
+        return settings
+
+    @model_validator(mode="after")
+    def _somebody_plays(self) -> "Config":
+        try:
+            players_of(self.env, self.policy)
+        except DataError as e:
+            raise ValueError(str(e)) from e
+        return self
 
 
 def tiny(folder: Path) -> Config:
@@ -96,17 +118,21 @@ class Source:
 def _check_same(config: Config) -> None:
     """Raises DataError where the dataset that is there came about otherwise; of a stranger's only the environment is known."""
     found = metadata(config.id)
-    wanted = _settings(config.env, config.episodes, config.policy, config.seed, config.levels)
+    wanted = _settings(config.env, config.episodes, config.policy, config.seed, config.levels, config.settings)
     made = found.get("seqrl") or {k: v["id"] for k, v in [("env", env_of(found))] if v}
-    other = {k: v for k, v in wanted.items() if (k in made or "seqrl" in found) and made.get(k) != v}
+    compared = [*wanted, *(k for k in made if k not in wanted)] if "seqrl" in found else list(made)
+    other = [k for k in compared if made.get(k) != wanted.get(k)]
     if other:
-        said = "; ".join(f"{k} {made.get(k)}, here {v}" for k, v in other.items())
+        said = "; ".join(f"{k} {made.get(k)}, here {wanted.get(k)}" for k in other)
         raise DataError(f"'{config.id}' is there, but was collected with other settings ({said}); choose another id")
 
 
-def _settings(env: str, episodes: int, policy: str, seed: int, levels: Sequence[float]) -> dict[str, Any]:
-    mixed = {"levels": list(levels)} if policy == "scripted" else {}
-    return {"env": env, "episodes": episodes, "policy": policy, "seed": seed, **mixed}
+def _settings(
+    env: str, episodes: int, policy: str, seed: int, levels: Sequence[float], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    mixed = {"levels": list(levels)} if is_scripted(env, policy) else {}
+    own = {"settings": dict(settings)} if settings else {}
+    return {"env": env, "episodes": episodes, "policy": policy, "seed": seed, **mixed, **own}
 
 
 def collect(
@@ -120,29 +146,32 @@ def collect(
     rows: int = 16,
     name: str | None = None,
     progress: Progress | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Plays ``episodes`` whole episodes and saves them as the local Minari dataset ``id``.
 
     Args:
-        policy: ``random``, ``scripted``, or a ``Policy`` called with all running environments at once.
+        policy: ``random``, ``scripted``, names of the environment's own players joined with ``+``, or a ``Policy`` called with
+            all running environments at once.
         rows: B, how many environments run side by side (never more than there are episodes).
         name: what to call a ``Policy`` in the metadata.
+        settings: those of the environment (its kwargs), kept in the metadata.
 
     Returns:
         the folder of the dataset.
 
     Raises:
-        DataError: the id is taken or none, or there is no law for this environment. EnvError: it cannot be made.
+        DataError: the id is taken or none, or nobody of that name plays this environment. EnvError: it cannot be made.
     """
     target_of(id)
-    if policy not in ("random", "scripted") and not callable(policy):
-        raise DataError(f"policy '{policy}': there are random and scripted, and bundles")
-    law = law_of(env) if policy == "scripted" else None
-    envs = [make_env(env) for _ in range(min(rows, episodes))]
+    players = [] if callable(policy) else players_of(env, policy)
+    law = law_of(env) if policy == "scripted" and not players else None
+    settings = dict(settings or {})
+    envs = [make_env(env, settings) for _ in range(min(rows, episodes))]
     spaces = spaces_of(envs[0])
     seen, acted = leaves(spaces[0], "observation"), leaves(spaces[1], "action")
     running = [_Row(e, spaces[1], seen) for e in envs]
-    choose = policy if callable(policy) else _builtin(law, running, acted, levels)
+    choose = policy if callable(policy) else _builtin(law, players, running, acted, levels)
     label = name or (policy if isinstance(policy, str) else "policy")
     about = {
         "author": "seqrl",
@@ -150,9 +179,10 @@ def collect(
         "description": f"{episodes} episodes of {env}, policy {label}, seed {seed}.",
     }
     obs, act = ({leaf.name: leaf.modality for leaf in part} for part in (seen, acted))
-    spec = EpisodeSpec(id, obs, act, {"id": env}, None, references, about)
+    which = {"id": env} | ({"kwargs": settings} if settings else {})
+    spec = EpisodeSpec(id, obs, act, which, None, references, about)
     with closing(_play(running, choose, acted, episodes, seed, progress)) as played:
-        return save_minari(played, spec, id, spaces, _settings(env, episodes, label, seed, levels))
+        return save_minari(played, spec, id, spaces, _settings(env, episodes, label, seed, levels, settings))
 
 
 class _Row:
@@ -164,10 +194,10 @@ class _Row:
 
     def begin(self, number: int, seed: int) -> None:
         self.number, self.seed, self.first, self.last_reward = number, seed + number, True, 0.0
-        # The environment has the seed itself; the random actions and the coin get streams that are independent of it.
-        for_actions, for_coin = np.random.SeedSequence([seed, number]).spawn(2)
+        # The environment has the seed itself; random actions, coin and player get streams that are independent of it.
+        for_actions, for_coin, for_player = np.random.SeedSequence([seed, number]).spawn(3)
         self.actions_of.seed(int(for_actions.generate_state(1)[0]))
-        self.coin = np.random.default_rng(for_coin)
+        self.coin, self.player_seed = np.random.default_rng(for_coin), int(for_player.generate_state(1)[0])
         self.actions: list[dict[str, Any]] = []
         self.rewards: list[float] = []
         self.obs = [self._seen(self.env.reset(seed=self.seed)[0])]
@@ -235,12 +265,17 @@ def _play(
             row.env.close()
 
 
-def _builtin(law: Law | None, rows: list[_Row], acted: list[Leaf], levels: Sequence[float]) -> Policy:
-    """Each row follows the law in its episode's share of the steps and is random in the others; without a law, in all."""
+def _builtin(law: Law | None, players: list[Player], rows: list[_Row], acted: list[Leaf], levels: Sequence[float]) -> Policy:
+    """Each row follows law or player in its episode's share of the steps and is random in the others; without one, in all."""
+    playing: list[Callable[[], Any]] = [lambda: None] * len(rows)
 
     def choose(obs: dict[str, np.ndarray], first: np.ndarray, last_reward: np.ndarray) -> dict[str, np.ndarray]:
-        lawful = None if law is None else law(obs["observation"])
-        by_chance = [law is None or row.coin.random() >= levels[row.number % len(levels)] for row in rows]
+        for i in np.flatnonzero(first) if players else ():
+            player = players[rows[i].number // len(levels) % len(players)]
+            playing[i] = player(rows[i].env.unwrapped, rows[i].player_seed)
+        # A player is asked at every step, so that it sees what came of the random ones.
+        lawful = law(obs["observation"]) if law else [play() for play in playing]
+        by_chance = [not (law or players) or row.coin.random() >= levels[row.number % len(levels)] for row in rows]
         samples = [take_apart(acted, row.actions_of.sample()) if c else None for c, row in zip(by_chance, rows, strict=True)]
         return {
             leaf.name: np.array([lawful[i] if s is None else s[leaf.name] for i, s in enumerate(samples)]) for leaf in acted

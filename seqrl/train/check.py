@@ -5,6 +5,7 @@ The recipe's own schema leaves these open, because each kind brings its own sett
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError, create_model
@@ -18,7 +19,7 @@ from seqrl.data.slots import TokensConfig
 
 # Settings of a model that come from the data or from another part of the recipe (train.losses), never from model.*.
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
-_FROM_DATA = {"ports", "context_length", "length", "losses"}
+_FROM_DATA = {"ports", "context_length", "length", "losses", "world"}
 
 
 def strange_kinds(raw: dict[str, Any]) -> list[str]:
@@ -44,6 +45,33 @@ def settings_model(kind: str) -> type[Frozen]:
     """A pydantic model of a model kind's settings, read from its source without importing it."""
     known = {n: t for n, t in kinds.settings(kind).items() if n not in _FROM_DATA}
     return create_model(f"{kind} settings", __base__=Frozen, kind=(str, kind), **known)
+
+
+def inhabits(kind: str) -> bool:
+    """Whether a model kind learns in the dreams of a world: its config holds one."""
+    return "world" in kinds.settings(kind)
+
+
+def _check_dreams(raw: dict[str, Any], said: Callable[[Path_, str], None]) -> None:
+    kind, losses = str(raw["model"]["kind"]), (raw.get("train") or {}).get("losses") or {}
+    if not inhabits(kind):
+        for key in ("world", "imagination"):
+            if raw.get(key) is not None:
+                said((key,), f"{key}: {kind} learns from data alone; leave it out, or take a model that dreams")
+        return
+    if not raw.get("world"):
+        said(
+            ("model", "kind"),
+            f"{kind} learns in the dreams of a world: name its run, as in world=runs/rssm_cartpole "
+            "(which 'seqrl train rssm_cartpole' makes)",
+        )
+    missing, more = {"actor", "critic"} - set(losses), set(losses) - set(kinds.own_losses(kind))
+    if missing or more:
+        told = "give actor and critic a weight, as in {actor: 1, critic: 1}; anchor and replay may have one too"
+        said(("train", "losses"), f"train.losses: {told} (these are: {', '.join(losses)})")
+    for key, wanted in (("accumulate", 1), ("precision", "fp32")):
+        if (value := (raw.get("train") or {}).get(key, wanted)) != wanted:
+            said(("train", key), f"train.{key}: dreams are made whole and in fp32; leave it {wanted} (got {value!r})")
 
 
 def check_model(raw: Any, where: dict[Path_, str], source: str) -> list[str]:
@@ -158,6 +186,7 @@ def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str) ->
                     ("tokens", "domains", name),
                     f"tokens.domains.{name}: no source has this domain{near} (there are: {', '.join(known)})",
                 )
+    _check_dreams(raw, said)
     weights = [entry.get("weight") is not None for entry in sources]
     if any(weights) and not all(weights):
         said(("data", "sources", weights.index(False)), "data.sources: give every source a weight, or none")
@@ -165,12 +194,11 @@ def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str) ->
     default = tokens.get("layout") or TokensConfig().layout
     layouts = {n: Layout.parse(str(own.get(n) or default)) for n in (known if pack is not None else [""])}
     slots = dict.fromkeys(n for layout in layouts.values() for n in layout.names)
+    losses = {**slots, **dict.fromkeys(kinds.own_losses(kind))}
     for name in (raw.get("train") or {}).get("losses") or {}:
-        if name not in slots:
-            near = did_you_mean(name, slots)
-            said(
-                ("train", "losses", name), f"train.losses: no layout has a slot '{name}'{near} (there are: {', '.join(slots)})"
-            )
+        if name not in losses:
+            known = f"{did_you_mean(name, losses)} (there are: {', '.join(losses)})"
+            said(("train", "losses", name), f"train.losses: no layout has a slot '{name}', nor {kind} such a loss{known}")
     for name, layout in layouts.items():
         if kind.startswith("policies.") and "action" not in layout.names:
             place: Path_ = ("tokens", "domains", name, "layout") if own.get(name) else ("tokens", "layout")

@@ -1,21 +1,23 @@
 """The run under way: what is due around each step of the loop, in the order in which one thing needs another.
 
-Lines of metrics, looks at held-out episodes, evaluations in the real environment, checkpoints, a polite end. What it saves,
-``restore`` puts back.
+Lines of metrics, looks at held-out episodes, evaluations (of what acts in the real environment, of what dreams on held-out
+episodes), checkpoints, a polite end. What it saves, ``restore`` puts back.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seqrl import bundle
 from seqrl.rollout.evaluate import Report, evaluate_all
+from seqrl.rollout.fidelity import Fidelity
 from seqrl.rollout.result import to_json
-from seqrl.train import checkpoint, progress
+from seqrl.train import checkpoint, dreams, progress
 from seqrl.train.engine import Engine
 from seqrl.train.finish import keep_reports
 from seqrl.train.loop import Clock, Trainer
 from seqrl.train.metrics import Metrics
+from seqrl.train.prepare import Data, fingerprints
 from seqrl.train.recipe import Recipe
 from seqrl.train.signals import Interrupted, politely
 
@@ -30,6 +32,8 @@ class Outcome:
     reports: dict[str, Report]
     main: bool = True
     """Whether this process is the one that speaks and writes, of all that trained together."""
+    dreams: dict[str, Fidelity] = field(default_factory=dict)
+    """Of a world model what ``reports`` is of a policy."""
 
     @property
     def report(self) -> Report | None:
@@ -65,11 +69,12 @@ def _flat(reports: dict[str, Report]) -> dict[str, float]:
 class Clockwork:
     """The run under way: the loop's clockwork around ``Trainer.step``."""
 
-    def __init__(self, recipe: Recipe, out: Path, engine: Engine, data: list[str], tokenizer: Any, trainer: Trainer, step: int):
+    def __init__(self, recipe: Recipe, out: Path, engine: Engine, data: Data, tokenizer: Any, trainer: Trainer, step: int):
         self.recipe, self.out, self.engine, self.tokenizer, self.trainer = recipe, out, engine, tokenizer, trainer
         self.data, self.first = data, step
         self.latest: dict[str, float] = {}
         self.reports: dict[str, Report] = {}
+        self.dreams: dict[str, Fidelity] = {}
         self.metrics = Metrics(out, recipe.train.trackers, step) if engine.main else None
         self.clock = Clock()
 
@@ -79,11 +84,13 @@ class Clockwork:
             if self.recipe.evaluate.at_end:
                 self._log(self.recipe.train.steps, self._play())
                 if self.engine.main and (last := checkpoint.last(self.out)):
-                    bundle.add_metrics(last / "bundle", {**self.latest, "report": to_json(self.reports)})
+                    found = {"report": to_json(self.reports)} if self.reports else {}
+                    found |= {"dream": dreams.to_json(self.dreams)} if self.dreams else {}
+                    bundle.add_metrics(last / "bundle", {**self.latest, **found})
         finally:
             if self.metrics:
                 self.metrics.close()
-        return Outcome(self.out, self.latest, self.reports, self.engine.main)
+        return Outcome(self.out, self.latest, self.reports, self.engine.main, self.dreams)
 
     def _train(self) -> None:
         """Every step that is left; raises Interrupted, with all saved, when asked to stop."""
@@ -123,19 +130,37 @@ class Clockwork:
             self.metrics.write(step, values)
 
     def _play(self) -> dict[str, float]:
-        """Evaluates in the environment with the weights that would be published; the other processes wait."""
+        """Evaluates with the weights that would be published; the other processes wait."""
         played = self._evaluate() if self.engine.main else {}
         self.engine.wait()
         return played
 
     def _evaluate(self) -> dict[str, float]:
+        kind = str(self.recipe.model["kind"])
         with self.trainer.published() as model:
             model.eval()
-            with progress.bar("evaluating", "episode") as show:
-                self.reports = evaluate_all(model, self.tokenizer, self.recipe.evaluate, show)
+            look = self._act if dreams.plays(kind) else self._dream if dreams.dreams(kind) else self._give_back
+            found = look(model)
             model.train()
+        return found
+
+    def _act(self, model: Any) -> dict[str, float]:
+        with progress.bar("evaluating", "episode") as show:
+            self.reports = evaluate_all(model, self.tokenizer, self.recipe.evaluate, show)
         keep_reports(self.out, self.reports)
-        return _flat(self.reports)
+        # Who learned in dreams is asked what it gets there.
+        gap = getattr(self.trainer, "gap", None)
+        more = gap(self.reports[""].targets[0].mean, self.recipe.evaluate.sample) if gap else {}
+        return _flat(self.reports) | more
+
+    def _dream(self, model: Any) -> dict[str, float]:
+        with progress.bar("dreaming", "excerpt") as show:
+            self.dreams = dreams.judge_worlds(model, self.tokenizer, self.data, self.recipe.evaluate, show)
+        dreams.keep(self.out, self.dreams)
+        return dreams.metrics(self.dreams)
+
+    def _give_back(self, model: Any) -> dict[str, float]:
+        return dreams.judge_encoder(model, self.tokenizer, self.data, self.out)
 
     def _save(self, step: int) -> None:
         self.trainer.check()
@@ -149,7 +174,7 @@ class Clockwork:
         tensors |= checkpoint.pack_optimizer(trainer.optimizer.optimizer, bare) | trainer.tally.tensors()
         if trainer.average:
             tensors |= {f"average/{n}": t for n, t in trainer.average.weights.items()}
-        facts = {"data": self.data, "world": self.engine.world}
+        facts = {"data": fingerprints(self.data), "world": self.engine.world}
 
         def write(folder: Path) -> None:
             with trainer.published() as model:

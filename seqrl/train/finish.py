@@ -15,6 +15,7 @@ from seqrl.report.stream import to_html
 from seqrl.rollout.clip import record
 from seqrl.rollout.evaluate import EvalConfig, Report, config_for
 from seqrl.rollout.players import plan, players
+from seqrl.train import dreams
 from seqrl.train.view import look
 
 
@@ -88,6 +89,13 @@ def finish(run: Path) -> tuple[Path, list[str]]:
             missing += draw_clips(loaded, playable, run / "clip.gif")[1]
         except UserError as e:
             missing.append(f"no clip: {e}")
+    if (run / "dream.json").is_file():
+        try:
+            loaded, view = bundle.load(run), look(run)
+            config = config_for(loaded.recipe, {})
+            missing += dreams.draw(loaded.model, loaded.tokenizer, view.data, config, run / "dream.gif")[1]
+        except UserError as e:
+            missing.append(f"no picture of a dream: {e}")
     if not any(run.glob("stream*.html")):
         try:
             _draw_streams(run)

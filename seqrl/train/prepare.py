@@ -7,19 +7,76 @@ and draws windows. Nothing else in the house needs to know which.
 from pathlib import Path
 from typing import Any
 
-from seqrl.core import shelf
+from seqrl import bundle
+from seqrl.core import kinds, shelf
 from seqrl.core.episode import EpisodeSpec
-from seqrl.core.errors import RecipeError
+from seqrl.core.errors import BundleError, RecipeError
 from seqrl.data.dataset import Dataset, clash, open_dataset, open_domains
 from seqrl.data.loader import Loader, fit
 from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.packing import Packer
+from seqrl.data.slots import TokensConfig
 from seqrl.data.store import Progress
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.train.recipe import Recipe
 
 Data = Dataset | dict[str, Dataset]
 """One dataset, or one a domain."""
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe as it is run: what lives in a world takes the tokens that its world was trained on.
+
+    Raises:
+        UserError: there is no such world, or the recipe asks for other tokens.
+    """
+    if recipe.world is None:
+        return recipe
+    theirs = _worlds_tokens(recipe).config
+    if recipe.tokens not in (TokensConfig(), theirs):
+        raise RecipeError(f"tokens: leave them out; what lives in {recipe.world} is told what that world is told")
+    return recipe.model_copy(update={"tokens": theirs})
+
+
+def _worlds_tokens(recipe: Recipe) -> Tokenizer:
+    """The tokenizer of the world a recipe's model lives in; of a world of packed rows that of one domain, for windows."""
+    name = str(recipe.world)
+    try:
+        folder = bundle.find(name)
+    except BundleError as e:
+        raise RecipeError(f"world: {e}\n(seqrl train {Path(name).name} may make it; or name another with world=PATH)") from e
+    found = read_tokenizer(folder / "tokenizer.json")
+    if not isinstance(found, Mixture):
+        return found
+    own = found.domains[_domain(recipe, found)]
+    raw = own.to_json()
+    raw["config"] |= {"pack": None, "context": own.context, "prompts": None, "domains": {}}
+    return Tokenizer.from_json(raw, name, tensors=own.tensors())
+
+
+def _domain(recipe: Recipe, world: Mixture) -> str:
+    """The domain of a world of several that is lived in."""
+    named = recipe.model.get("domain") or (next(iter(world.domains)) if len(world.domains) == 1 else "")
+    if named not in world.domains:
+        known = ", ".join(world.domains)
+        raise RecipeError(f"model.domain: {recipe.world} has several domains; name the one to live in ({known})")
+    return named
+
+
+def open_world(recipe: Recipe) -> tuple[dict[str, Any], Any]:
+    """The world that a recipe's model will live in, as settings of the model (``world``: its kind, and its config as plain
+    JSON; ``domain``), and its weights.
+
+    Raises:
+        UserError: there is none, or it is no world.
+    """
+    found = bundle.load(str(recipe.world))
+    kind = str(found.recipe["model"]["kind"])
+    if not kind.startswith("worlds."):
+        raise RecipeError(f"world: {recipe.world} is no world but {kind}; name a run of worlds.*")
+    world = {"kind": kind, "config": {n: getattr(found.model.config, n) for n in kinds.settings(kind)}}
+    domain = _domain(recipe, found.tokenizer) if isinstance(found.tokenizer, Mixture) else ""
+    return {"world": world, "domain": domain}, found.model.state_dict()
 
 
 def open_data(recipe: Recipe, progress: Progress | None = None) -> Data:
@@ -35,6 +92,14 @@ def tokenizer_for(recipe: Recipe, data: Data) -> Tokenizer | Mixture:
     Raises:
         RecipeError: recipe and data do not fit, or the named one was fitted on other spaces.
     """
+    if recipe.world is not None:
+        found = _worlds_tokens(recipe)
+        if wrong := difference(found, data.spec):
+            raise RecipeError(f"world: {recipe.world} knows {found.spec.id}, and {wrong} differs from {data.spec.id}'s")
+        for key in ("delayed", "termination_penalty"):
+            if getattr(found, key) != getattr(recipe.data, key):
+                raise RecipeError(f"world: {recipe.world} was trained with another data.{key}; make them agree")
+        return found
     if recipe.tokens.fitted:
         return _fitted(recipe, data)
     if isinstance(data, dict):
@@ -97,7 +162,7 @@ def loader_for(recipe: Recipe, data: Data, tokenizer: Any, device: Any) -> Loade
     """What the loop draws batches from."""
     if isinstance(data, dict):
         return Packer(data, tokenizer, recipe.data.sources, device, recipe.tokens.prompts, weigh=recipe.tokens.weigh)
-    return Loader(data, tokenizer, device)
+    return Loader(data, tokenizer, device, ahead=kinds.looks_ahead(str(recipe.model["kind"])))
 
 
 def fingerprints(data: Data) -> list[str]:

@@ -68,6 +68,41 @@ class TrainConfig(Frozen):
     """Where metrics go besides metrics.jsonl."""
 
 
+class ImaginationConfig(Frozen):
+    """How an actor and a critic learn in dreams; the defaults are those of DreamerV3 (Hafner et al. 2023)."""
+
+    horizon: int = Field(15, ge=1)
+    """Imagined steps of a dream."""
+    starts: int | None = Field(None, ge=1)
+    """Dreams a step, drawn from all steps of the batch's windows; null begins one at every step."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """Of the lambda-returns: 0 looks one step ahead, 1 to the horizon."""
+    entropy: float = Field(3e-4, ge=0)
+    """Weight of the actor's entropy."""
+    dynamics: float = Field(0.0, ge=0, le=1)
+    """Share of the actor's gradient that comes back through the world; the rest is REINFORCE. 1 is Dreamer V1, 0 is V3."""
+    normalize: bool = True
+    """Divide returns by their spread, where that is more than 1."""
+    memory: float = Field(0.99, ge=0, lt=1)
+    """Of the moving average of that spread."""
+    target: Literal["critic", "slow"] = "critic"
+    """Whose values the returns are made of; slow is Dreamer V2."""
+    slow_rate: float = Field(0.02, gt=0, le=1)
+    """How far the slow critic moves to the fast one; 1 copies it."""
+    slow_every: int = Field(1, ge=1)
+    """Steps between its moves."""
+    slow_weight: float = Field(1.0, ge=0)
+    """How much the critic is held to what the slow one says."""
+    critic_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the critic; null is that of the actor, ``train.lr``."""
+    temperature: float = Field(1.0, gt=0)
+    """Of the world's draws."""
+    pessimism: float = Field(0.0, ge=0)
+    """Taken off an imagined reward for each unit of the world's disagreement: for data that leave much unseen."""
+    episode: int | None = Field(None, ge=1)
+    """Most steps of the dreamed episodes that the evaluation is held against; null takes the longest of the data."""
+
+
 class EvaluateConfig(EvalConfig):
     """Evaluation in the real environment, while training and after it."""
 
@@ -90,6 +125,10 @@ class Recipe(Frozen):
     """How they become streams."""
     model: dict[str, Any]
     """``kind``, such as policies.decision, and its settings."""
+    world: str | None = None
+    """For a model that learns in dreams: the run or the bundle of its world, whose tokens it takes too."""
+    imagination: ImaginationConfig | None = None
+    """Those dreams; null takes the defaults."""
     train: TrainConfig = TrainConfig()
     """The loop."""
     evaluate: EvaluateConfig = EvaluateConfig()

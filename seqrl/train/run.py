@@ -1,7 +1,8 @@
 """A run from its recipe to its last checkpoint, in a folder that can always be gone on from.
 
 ``start`` makes a new run, ``resume`` goes on with one; both end in the same ``_go``. The folder holds ``recipe.yaml``
-(resolved), ``metrics.jsonl``, ``checkpoints/``, and after evaluation ``eval.json``, ``clip.gif`` and ``report.html``.
+(resolved), ``metrics.jsonl``, ``checkpoints/``, and after evaluation ``eval.json`` and ``clip.gif`` (of a world model
+``dream.json`` and ``dream.gif``) and ``report.html``.
 """
 
 from pathlib import Path
@@ -16,14 +17,16 @@ from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.rollout.evaluate import rehearse
 from seqrl.rollout.players import domains_of, plan
-from seqrl.train import checkpoint, progress
+from seqrl.train import checkpoint, dreams, progress
+from seqrl.train.check import inhabits
 from seqrl.train.clockwork import Clockwork, Outcome, restore
 from seqrl.train.engine import Engine
 from seqrl.train.finish import write_whole
+from seqrl.train.imagination import DreamTrainer
 from seqrl.train.loop import Trainer
 from seqrl.train.optim import make_optimizer
-from seqrl.train.prepare import fingerprints, loader_for, names, open_data, tokenizer_for
-from seqrl.train.recipe import Recipe, parse
+from seqrl.train.prepare import Data, fingerprints, loader_for, names, open_data, open_world, settled, tokenizer_for
+from seqrl.train.recipe import ImaginationConfig, Recipe, parse
 
 # What may change between stopping and going on without changing what was already learnt.
 _FREE = (
@@ -96,20 +99,31 @@ def build_model(recipe: Recipe, tokenizer: Tokenizer, seed: int, before: Path | 
         return module.Model(bundle.read_config(before, recipe.model["kind"]))
     if "losses" in kinds.settings(recipe.model["kind"]):
         settings["losses"] = list(recipe.train.losses)
+    weights = None
+    if inhabits(recipe.model["kind"]):
+        lived_in, weights = open_world(recipe)
+        settings |= lived_in
     if tokenizer.packed and isinstance(tokenizer, Mixture):
         config = module.Config.for_domains(tokenizer.ports(), tokenizer.length, **settings)
     else:
         config = module.Config.for_ports(tokenizer.ports(), tokenizer.context, **settings)
-    return getattr(module.Model, "begin", module.Model)(config)
+    model = getattr(module.Model, "begin", module.Model)(config)
+    if weights is not None:
+        model.world.load_state_dict(weights)
+    return model
 
 
-def preflight(recipe: Recipe, tokenizer: Tokenizer | Mixture) -> None:
-    """Finds out before step 0 what would otherwise fail after hours: the environments and the targets of the evaluation.
+def preflight(recipe: Recipe, tokenizer: Tokenizer | Mixture, data: Data) -> None:
+    """Finds out before step 0 what would otherwise fail after hours: the environments and the targets of the evaluation; of
+    what does not act, the episodes it is judged by.
 
     Raises:
-        UserError: the policy of a domain cannot be played as the recipe says.
+        UserError: the policy of a domain cannot be played as the recipe says, or there is nothing to judge by.
     """
     if not (recipe.evaluate.every or recipe.evaluate.at_end):
+        return
+    if not dreams.plays(kind := str(recipe.model["kind"])):
+        dreams.rehearse(kind, tokenizer, data, recipe.evaluate)
         return
     tokenizers = domains_of(tokenizer)
     for name, config in plan(tokenizer, recipe.evaluate).items():
@@ -124,6 +138,7 @@ def preflight(recipe: Recipe, tokenizer: Tokenizer | Mixture) -> None:
 
 
 def _go(recipe: Recipe, out: Path, last: Path | None) -> Outcome:
+    recipe = settled(recipe) if last is None else recipe
     config = recipe.train
     engine = Engine(config.device, config.precision, config.seed, packed=recipe.tokens.pack is not None)
     with progress.bar("converting", "episode", quiet=not engine.main) as report:
@@ -134,13 +149,18 @@ def _go(recipe: Recipe, out: Path, last: Path | None) -> Outcome:
         raise DataError(f"{out}: {changed}; start a new run with --out")
     # Your own run: whatever its recipe names, you named.
     tokenizer = read_tokenizer(last / "bundle" / "tokenizer.json", trust=True) if last else tokenizer_for(recipe, data)
-    preflight(recipe, tokenizer)
+    preflight(recipe, tokenizer, data)
     model = build_model(recipe, tokenizer, config.seed, last and last / "bundle")
+    if dreams.dreams(recipe.model["kind"]) and (recipe.evaluate.every or recipe.evaluate.at_end):
+        dreams.check_room(model, tokenizer, data, recipe.evaluate)
     loader = loader_for(recipe, data, tokenizer, engine.device)
-    trainer = Trainer(config, engine, model, make_optimizer(model, config), loader)
+    if inhabits(recipe.model["kind"]):
+        trainer: Any = DreamTrainer(config, recipe.imagination or ImaginationConfig(), engine, model, loader)
+    else:
+        trainer = Trainer(config, engine, model, make_optimizer(model, config), loader)
     if state:
         restore(trainer, state)
     if engine.main:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "recipe.yaml", recipe.dump())
-    return Clockwork(recipe, out, engine, fingerprints(data), tokenizer, trainer, state.step if state else 0).go()
+    return Clockwork(recipe, out, engine, data, tokenizer, trainer, state.step if state else 0).go()

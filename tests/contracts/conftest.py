@@ -26,6 +26,8 @@ LAYOUTS = {
     "front": "task | state separator action",
     "readout": "vector > action",
     "world": "task | image vector action reward > return done",
+    "codes": "state action > reward done",
+    "told": "task | state separator action > reward done",
 }
 
 
@@ -41,6 +43,7 @@ def make_ports(layout, numbers=False):
         {n: own[n][2] for n in names},
         {n: own[n][3] for n in names},
         {n: IMAGE for n in names if n == "image"},
+        {"reward": [i / 4 for i in range(SLOTS["reward"][1])]} if "reward" in names else {},
     )
 
 
@@ -50,7 +53,7 @@ def make_values(ports, slot, n, g):
         codes = torch.randint(vocab - 1, (n, width), generator=g)
         real = torch.randint(1, width + 1, (n,), generator=g)
         return torch.where(torch.arange(width) < real[:, None], codes, vocab - 1)
-    if slot == "image":
+    if slot == "image" and not vocab:
         return torch.randint(256, (n, width), generator=g).to(torch.uint8)
     return torch.randint(vocab, (n, width), generator=g) if vocab else torch.rand(n, width, generator=g) * 2 - 1
 

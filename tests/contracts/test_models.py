@@ -1,4 +1,8 @@
-"""Every model kind on disk keeps the contract; a new file in policies, worlds or encoders is tested the day it is added."""
+"""Every model kind on disk that reads windows keeps the contract; a new file is tested the day it is added.
+
+Policies are held to playing as well, encoders just to training. Kinds whose windows look ahead (world models, and what lives in
+one) and those that read packed rows are tested elsewhere.
+"""
 
 import json
 
@@ -13,29 +17,47 @@ from seqrl.core.errors import RecipeError
 from seqrl.core.layout import Layout
 from seqrl.core.stream import StreamBatch
 
-ROOMS = ("policies", "worlds", "encoders")
-# Those that read packed rows have tests of their own.
-KINDS = [k for room in ROOMS for name in kinds.names(room) if not kinds.reads_packed(k := f"{room}.{name}")]
-POLICIES = [kind for kind in KINDS if kind.startswith("policies.")]
+POLICIES = [f"policies.{n}" for n in kinds.names("policies")]
+POLICIES = [k for k in POLICIES if not kinds.reads_packed(k) and not kinds.looks_ahead(k)]
+ENCODERS = [f"encoders.{n}" for n in kinds.names("encoders")]
+KINDS = [*POLICIES, *ENCODERS]
+IMAGE = {"shape": [8, 8, 3], "size": None, "encoder": "flat"}
+# layout, slot -> width, slot -> vocabulary.
 SHAPES = {
-    "vectors": ({"return": 1, "state": 5, "action": 3}, {}),
-    "choices": ({"return": 1, "state": 2, "action": 2}, {"state": 6, "action": 4}),
+    "vectors": ("return state action", {"return": 1, "state": 5, "action": 3}, {}),
+    "choices": ("return state action", {"return": 1, "state": 2, "action": 2}, {"state": 6, "action": 4}),
+    "pictures": ("image", {"image": 8 * 8 * 3}, {}),
 }
-both = pytest.mark.parametrize("shape", SHAPES)
+TAKES = {"policies": ("vectors", "choices"), "encoders": ("pictures",)}
+CASES = [(kind, shape) for kind in KINDS for shape in TAKES[kind.partition(".")[0]]]
+every = pytest.mark.parametrize(("kind", "shape"), CASES)
+acting = pytest.mark.parametrize(("kind", "shape"), [c for c in CASES if c[0] in POLICIES])
+once = pytest.mark.parametrize(("kind", "shape"), list(dict(reversed(CASES)).items()))
 
 
-def ports(shape, layout="return state action"):
-    widths, vocabs = SHAPES[shape]
+def ports(shape):
+    layout, widths, vocabs = SHAPES[shape]
     names = Layout.parse(layout).names
-    return Ports(layout, {n: widths[n] for n in names}, {n: vocabs.get(n, 0) for n in names}, {n: n == "action" for n in names})
+    return Ports(
+        layout,
+        widths,
+        {n: vocabs.get(n, 0) for n in names},
+        {n: n == "action" for n in names},
+        images={n: IMAGE for n in names if n == "image"},
+    )
+
+
+def draw(of, slot, *shape, generator):
+    if slot in of.images:
+        return torch.randint(256, shape, generator=generator).to(torch.uint8)
+    if of.vocabs[slot]:
+        return torch.randint(of.vocabs[slot], shape, generator=generator)
+    return torch.rand(*shape, generator=generator) * 2 - 1
 
 
 def rows(of, T, B=4, seed=0):
     g = torch.Generator().manual_seed(seed)
-    values = {
-        n: torch.randint(of.vocabs[n], (B, T, w), generator=g) if of.vocabs[n] else torch.rand(B, T, w, generator=g) * 2 - 1
-        for n, w in of.widths.items()
-    }
+    values = {n: draw(of, n, B, T, w, generator=g) for n, w in of.widths.items()}
     return StreamBatch(values, torch.arange(T).expand(B, T), torch.arange(B) % T + 1)
 
 
@@ -48,11 +70,11 @@ def tiny(kind, shape):
 
 
 def test_there_are_kinds():
-    assert {"policies.decision", "policies.clone"} <= set(KINDS)
+    assert {"policies.decision", "policies.clone"} <= set(POLICIES)
+    assert "encoders.vqvae" in ENCODERS
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@both
+@every
 def test_forward_answers_the_promised_losses(kind, shape):
     model, batch = tiny(kind, shape)
     assert isinstance(model, PreTrainedModel)
@@ -66,9 +88,9 @@ def test_forward_answers_the_promised_losses(kind, shape):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_few_steps_of_training_lower_the_loss(kind):
-    model, batch = tiny(kind, "choices")
+@once
+def test_a_few_steps_of_training_lower_the_loss(kind, shape):
+    model, batch = tiny(kind, shape)
     optim = torch.optim.AdamW(model.train().parameters(), 3e-3)
     seen = []
     for _ in range(40):
@@ -80,8 +102,7 @@ def test_a_few_steps_of_training_lower_the_loss(kind):
     assert seen[-1] < 0.9 * seen[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@both
+@every
 def test_saved_and_loaded_bit_for_bit(kind, shape, tmp_path):
     model, batch = tiny(kind, shape)
     model.save_pretrained(tmp_path)
@@ -96,37 +117,38 @@ def test_saved_and_loaded_bit_for_bit(kind, shape, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["model_type"].startswith("seqrl_")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_built_on_the_meta_device_it_needs_its_weights_alone(kind, tmp_path):
+@once
+def test_built_on_the_meta_device_it_needs_its_weights_alone(kind, shape, tmp_path):
     """What a model computes with is in its file: nothing that only ``__init__`` would fill."""
-    model, batch = tiny(kind, "vectors")
+    model, batch = tiny(kind, shape)
     model.save_pretrained(tmp_path)
     module = kinds.load(kind)
     with torch.device("meta"):
         empty = module.Model(module.Config.from_pretrained(tmp_path))
-    assert not [n for n, _ in empty.named_buffers()], "a buffer must be re-created in _init_weights; better have none"
-    empty.load_state_dict(load_file(tmp_path / "model.safetensors"), assign=True)
+    kept = load_file(tmp_path / "model.safetensors")
+    assert {n for n, _ in empty.named_buffers()} <= set(kept), "a buffer is not in the file; nobody would fill it again"
+    empty.load_state_dict(kept, assign=True)
     a, b = (m.eval()(batch).terms for m in (model, empty))
     assert all(torch.equal(a[n][0], b[n][0]) for n in a)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_settings_can_be_read_without_importing(kind):
+@once
+def test_settings_can_be_read_without_importing(kind, shape):
     module, found = kinds.load(kind), kinds.settings(kind)
     assert {"ports", "context_length"} <= set(found)
     assert issubclass(module.Config, PreTrainedConfig)
-    config = module.Config.for_ports(ports("vectors"), 7)
+    # Of the defaults, those of an encoder are for larger pictures than the tests' own.
+    config = module.Config.for_ports(ports(shape), 7)
     assert config.context_length == 7
     for name, (_, default) in found.items():
         if name not in ("ports", "context_length"):
             value = getattr(config, name)
             assert value == (list(default) if isinstance(default, tuple) else default), name
     with pytest.raises(RecipeError, match="unknown setting"):
-        module.Config.for_ports(ports("vectors"), 7, nonsense=1)
+        module.Config.for_ports(ports(shape), 7, nonsense=1)
 
 
-@pytest.mark.parametrize("kind", POLICIES)
-@both
+@acting
 def test_acts_in_the_right_shape_and_repeatably(kind, shape):
     model, batch = tiny(kind, shape)
     assert isinstance(model, Policy)
@@ -142,8 +164,7 @@ def test_acts_in_the_right_shape_and_repeatably(kind, shape):
         assert (drawn[0] < 4).all()
 
 
-@pytest.mark.parametrize("kind", POLICIES)
-@both
+@acting
 def test_cached_play_equals_exact_play(kind, shape):
     model, batch = tiny(kind, shape)
     T = batch.time.shape[1]

@@ -60,3 +60,24 @@ def test_the_best_share_is_counted_in_steps():
     assert best_share(total, length, 0.1).tolist() == [False, True, False, True]
     assert best_share(total, length, 1e-9).tolist() == [False, True, False, False]
     assert best_share(total, length, 1.0).all()
+
+
+def test_full_windows_are_as_long_as_context_and_episode_allow():
+    lengths = np.array([5, 20, 90])
+    e = episodes(lengths)
+    windows = Windows(e, 20, full=True)
+    drawn = windows.draw(0, 3, 20_000)
+    which = np.searchsorted(e.row, drawn.row, side="right") - 1
+    assert (drawn.length == np.minimum(20, lengths[which])).all()
+    assert (drawn.row - e.row[which] == drawn.time).all()
+    assert (drawn.time[which < 2] == 0).all()
+    long = drawn.time[which == 2]
+    assert long.min() == 0
+    assert long.max() == 70
+    # Every step has its share of windows, but for those within a window of an end.
+    covered = np.zeros(90)
+    np.add.at(covered, (long[:, None] + np.arange(20)).ravel(), 1)
+    assert covered[20:70].std() / covered[20:70].mean() < 0.05
+    assert (windows.spread(50).length >= 5).all()
+    parts = [windows.draw(3, 7, 32, rank, 2).row for rank in range(2)]
+    assert (np.concatenate(parts) == windows.draw(3, 7, 64).row).all()

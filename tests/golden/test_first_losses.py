@@ -18,6 +18,7 @@ import torch
 from seqrl.core import shelf
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.data import dataset
+from seqrl.tokens import vq
 from seqrl.train import recipe as recipes
 from seqrl.train.engine import Engine
 from seqrl.train.loop import Trainer
@@ -32,6 +33,15 @@ BODY = (
     "{model_type: llama, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64, vocab_size: 512}"
 )
 MORE = {"vla": ["model.base=null", f"model.body={BODY}", "tokens.slots.task={kind: text}"]}
+
+
+def encoder(name, folder):
+    """The override that names a small untrained encoder where a recipe names one that the user trains first."""
+    raw = recipes.load(name)
+    if (raw.tokens.slots.get("image") or {}).get("kind") != "vq":
+        return []
+    images = [m for m in specs()[raw.data.sources[0]["id"]].obs.values() if m.kind == "image"]
+    return [f"tokens.slots.image.encoder={vq.tiny(Path(folder), images[0]).encoder}"]
 
 
 class Random:
@@ -85,9 +95,9 @@ def names():
 def first_losses(name):
     more = next((m for start, m in MORE.items() if name.startswith(start)), [])
     quick = ["train.batch=4", "train.device=cpu", "train.precision=fp32", "train.warmup=0", "data.held_out=0"]
-    recipe = recipes.load(name, [*quick, *more])
-    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"SEQRL_CACHE": folder}):
+        recipe = recipes.load(name, [*quick, *more, *encoder(name, folder)])
+        torch.manual_seed(0)
         with mock.patch.object(dataset, "_source", lambda raw, i: Random(specs()[raw["id"]])):
             data = open_data(recipe)
         tokenizer = tokenizer_for(recipe, data)

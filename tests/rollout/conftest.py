@@ -1,13 +1,14 @@
 """A policy and a tokenizer small enough to be checked by hand; they keep the contracts and write down what they are given."""
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from seqrl.core.contracts import Ports
-from seqrl.core.episode import EpisodeSpec, Modality
+from seqrl.core.contracts import Ports, Pred
+from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.layout import Layout
 
 INF = float("inf")
@@ -145,3 +146,87 @@ def fakes():
     return SimpleNamespace(
         cartpole_spec=cartpole_spec, hopper_spec=hopper_spec, Tokenizer=FakeTokenizer, Policy=FakePolicy, Cache=FakeCache
     )
+
+
+class Spot(NamedTuple):
+    """The carry of the linear world: where it is, and how many steps were taken in."""
+
+    state: torch.Tensor
+    steps: torch.Tensor
+
+
+class LinearWorld(torch.nn.Module):
+    """A world that knows everything: ``o' = turn o + push a``, reward 1 where ``o'[0] > 1``, the end where ``o'[1] > 2.5``.
+
+    A world with ``known = 0`` believes that actions do nothing; ``noise`` is what it adds to every draw.
+    """
+
+    feat_width, differentiable = 3, True
+    turn = torch.tensor([[0.9, -0.4], [0.4, 0.9]])
+    push = torch.tensor([[0.3], [0.5]])
+
+    def __init__(self, known=1.0, noise=0.1):
+        super().__init__()
+        self.known, self.noise = torch.nn.Parameter(torch.tensor(known), requires_grad=False), noise
+
+    def encode(self, obs, sample=True):
+        return obs["state"]
+
+    def init(self, rows, steps, front=None):
+        return Spot(torch.zeros(rows, 2), torch.zeros(rows, dtype=torch.int64))
+
+    def observe(self, carry, z, prev_action):
+        steps = carry.steps[:, None] + torch.arange(1, z.shape[1] + 1)
+        return Spot(z[:, -1], steps[:, -1]), torch.cat((z, steps[..., None].float()), -1)
+
+    def step(self, carry, action, sample=True, temperature=1.0):
+        state = carry.state @ self.turn.T + self.known * action @ self.push.T
+        if sample:
+            state = state + self.noise * temperature * torch.randn_like(state)
+        spot = Spot(state, carry.steps + 1)
+        feat = torch.cat((state, spot.steps[:, None].float()), -1)
+        return spot, Pred(feat, state, (state[:, 0] > 1).float(), 1 - 0.9 * (state[:, 1] > 2.5).float())
+
+    def share(self, carry, candidates, steps):
+        from seqrl.core import tree
+
+        return tree.repeat(carry, candidates)
+
+    def decode(self, latent):
+        return {"state": latent}
+
+
+def linear_episode(i, T=30):
+    """Random pushes; ends where the law says, or after T steps."""
+    rng = np.random.default_rng(i)
+    state, seen, act, rew, end = rng.normal(size=2).astype(np.float32), [], [], [], []
+    turn, push = LinearWorld.turn.numpy(), LinearWorld.push.numpy()
+    seen.append(state)
+    while len(act) < T and not any(end):
+        act.append(rng.uniform(-1, 1, 1).astype(np.float32))
+        state = (turn @ state + push @ act[-1]).astype(np.float32)
+        seen.append(state)
+        rew.append(float(state[0] > 1))
+        end.append(bool(state[1] > 2.5))
+    cut = np.zeros(len(act), bool)
+    cut[-1] = not end[-1]
+    rewards, ends = np.array(rew, np.float32), np.array(end)
+    return Episode({"observation": np.array(seen)}, {"action": np.array(act)}, rewards, ends, cut, i)
+
+
+@pytest.fixture
+def linear(home, memory):
+    """Data of a linear system, a tokenizer that leaves numbers as they are, and a world that knows the system."""
+    from seqrl.data.dataset import DataConfig, Dataset
+    from seqrl.data.loader import fit
+    from seqrl.data.slots import TokensConfig
+    from seqrl.data.store import prepare
+    from seqrl.data.tokenizer import Tokenizer
+
+    spec = memory.spec("tests/linear-v0", obs=2, act=1)
+    store = prepare(memory.of(spec, [linear_episode(i) for i in range(40)]))
+    data = Dataset([store], DataConfig(sources=[{"kind": "minari", "id": "tests/linear-v0"}], held_out=0.25))
+    slots = {"state": {"kind": "vector", "scale": "none"}}
+    tokenizer = Tokenizer(TokensConfig(layout="state action > reward done", context=10, slots=slots), spec)
+    fit(tokenizer, data)
+    return SimpleNamespace(data=data, tokenizer=tokenizer, World=LinearWorld, world=LinearWorld().eval())

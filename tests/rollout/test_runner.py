@@ -114,3 +114,30 @@ def test_threads_are_given_back(fakes):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_success_is_kept_once_an_environment_has_told_it(fakes):
+    spec = fakes.cartpole_spec(env={"id": "CartPole-v1", "max_episode_steps": 20})
+    tokenizer = fakes.Tokenizer(spec)
+    jobs = [Job(seed=i, target=500.0, key=i) for i in range(5)]
+
+    class Told(gymnasium.Wrapper):
+        """Says that it was reached at the third step, in every second episode."""
+
+        count = -1
+
+        def reset(self, **options):
+            self.count, self.t = self.count + 1, 0
+            return self.env.reset(**options)
+
+        def step(self, action):
+            self.t += 1
+            *rest, info = self.env.step(action)
+            return (*rest, info | {"success": self.t == 3 and self.count % 2 == 0})
+
+    made = [Told(e) for e in envs.make(spec, 1)]
+    agent = Agent(fakes.Policy(tokenizer, True), tokenizer, 1)
+    assert play(agent, made, Face.of(made[0], spec), jobs).success.tolist() == [1, 0, 1, 0, 1]
+    plain = envs.make(spec, 1)
+    agent = Agent(fakes.Policy(tokenizer, True), tokenizer, 1)
+    assert np.isnan(play(agent, plain, Face.of(plain[0], spec), jobs[:2]).success).all()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from seqrl.core.episode import EpisodeSpec
-from seqrl.rollout.scores import REFERENCES, family, normalise
+from seqrl.rollout.scores import REFERENCES, family, normalise, solved
 
 
 def spec(id="mine/data-v0", references=None, **about):
@@ -93,3 +93,10 @@ def test_no_reference():
 
 def test_every_table_row_is_a_pair_with_a_source():
     assert all(low < high and whose in ("D4RL infos.py", "Minari") for low, high, whose in REFERENCES.values())
+
+
+def test_success_is_what_the_environment_says_of_it():
+    returns = np.array([3.0, 0.0, 3.0, 0.0])
+    assert solved(returns, "Any-v0", np.array([1.0, 0.0, 1.0, 1.0])) == 0.75
+    assert solved(returns, "Any-v0", np.full(4, np.nan)) is None
+    assert solved(returns, "BabyAI-GoToLocal-v0", np.full(4, np.nan)) == 0.5

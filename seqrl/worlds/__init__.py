@@ -1,0 +1,1 @@
+"""World models: one file a family, each a model one can live in (core/contracts.py, ``WorldModel``)."""
