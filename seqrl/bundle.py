@@ -142,6 +142,6 @@ def load_model(folder: Path, kind: str, device: str = "cpu") -> Any:
         model.load_state_dict(load_file(weights), strict=True, assign=True)
     except (SafetensorError, OSError) as e:
         raise BundleError(f"{weights}: truncated or no safetensors file ({e})") from e
-    except (RuntimeError, RecipeError, TypeError, ValueError, AttributeError) as e:
+    except (RuntimeError, RecipeError, TypeError, ValueError, AttributeError, KeyError) as e:
         raise BundleError(f"{folder}: weights and config do not belong together: {e}") from e
     return model.float().to(device).eval()

@@ -76,7 +76,7 @@ class Game:
             self.action = self._nothing()
             return self.player() if self.player is not None else self._row()
         if len(self.choices) == 1:
-            number = _ARROWS.index(key) if key in _ARROWS else int(key) if key.isdigit() else -1
+            number = _ARROWS.index(key) if key in _ARROWS else int(key) if key.isdecimal() else -1
             if not 0 <= number < self.choices[0]:
                 raise UserError(f"key '{key}': the actions are 0 to {self.choices[0] - 1} (or arrows), space, r and q")
             self.action = np.array([number])
@@ -100,7 +100,7 @@ class Game:
             found = np.array([float(x) for x in key.split(",")])
         except ValueError as e:
             raise UserError(f"key '{key}': arrows, space, r, q, or {len(self.action)} numbers with commas between") from e
-        if len(found) != len(self.action):
+        if len(found) != len(self.action) or not np.isfinite(found).all():
             raise UserError(f"key '{key}': an action is {len(self.action)} numbers, with commas between")
         return found
 

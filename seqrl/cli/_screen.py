@@ -110,12 +110,15 @@ def _key(fd: int) -> str:
     """The next key as a word; "" for one that is none of ours."""
     import select
 
-    first = os.read(fd, 1).decode(errors="ignore")
+    raw = os.read(fd, 1)
+    if not raw:
+        return "q"
+    first = raw.decode(errors="ignore")
     if first == "\x1b":
         # An arrow sends its three bytes at once; the key Esc sends one.
         more = os.read(fd, 2).decode(errors="ignore") if select.select([fd], [], [], 0.05)[0] else ""
         return _SEQUENCES.get(more, "")
-    return {" ": "space", "\n": "space", "\r": "space", "": "q", "\x04": "q"}.get(first, first.lower())
+    return {" ": "space", "\n": "space", "\r": "space", "\x04": "q"}.get(first, first.lower())
 
 
 class Window:

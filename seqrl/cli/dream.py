@@ -132,7 +132,7 @@ def _curve(found: dict[str, Any], png: Path) -> None:
 
 
 def player(env: "DreamEnv", actions: str, policy: str | None, seed: int) -> Any:
-    """Who acts in a dream: `x."""
+    """Who acts in a dream: called for the action of every step; one that takes in rewards has ``receive`` as well."""
     if actions == "random":
         env.action_space.seed(seed)
         return env.action_space.sample

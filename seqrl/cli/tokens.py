@@ -101,7 +101,7 @@ def fit(
     from rich.console import Console
 
     from seqrl.cli.recipes import write_new
-    from seqrl.data.tensors import write_tensors
+    from seqrl.data.tensors import ENDS, write_tensors
     from seqrl.report.fitted import to_table
     from seqrl.report.stream import ANSI
     from seqrl.train import recipe as recipes
@@ -111,8 +111,11 @@ def fit(
     recipe = recipes.load(words[0], [*words[1:], "tokens.fitted=null"])
     data = open_data(recipe)
     fitted = tokenizer_for(recipe, data)
+    tensors = fitted.tensors()
+    if tensors:
+        _may_write(out.with_suffix(ENDS), force)
+    write_tensors(tensors, out)
     write_new(out, json.dumps(fitted.to_json(), indent=1), force)
-    write_tensors(fitted.tensors(), out)
     console = Console(highlight=False)
     if not console.is_terminal:
         # Into a pipe or a file: whoever reads that can turn it about, and nothing need be cut off.

@@ -6,7 +6,6 @@ far one is from another.
 Letters: G groups of C classes; a Gaussian of Z numbers.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -66,11 +65,6 @@ class Categoricals:
         log_q, log_p = self.log_probs(raw_q), self.log_probs(raw_p)
         return (log_q.exp() * (log_q - log_p)).sum((-2, -1))
 
-    def entropy(self, raw: Tensor) -> Tensor:
-        """Summed over groups: ``[...]`` nats."""
-        log_p = self.log_probs(raw)
-        return -(log_p.exp() * log_p).sum((-2, -1))
-
 
 class Gaussians:
     """Z independent Gaussians with a smallest deviation (Hafner et al. 2019: softplus + 0.1)."""
@@ -93,10 +87,6 @@ class Gaussians:
         """``KL(q || p)``, summed over the numbers: ``[...]`` nats."""
         (m, s), (n, u) = self.mean_std(raw_q), self.mean_std(raw_p)
         return (u.log() - s.log() + (s**2 + (m - n) ** 2) / (2 * u**2) - 0.5).sum(-1)
-
-    def entropy(self, raw: Tensor) -> Tensor:
-        """Summed over the numbers: ``[...]`` nats."""
-        return (self.mean_std(raw)[1].log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
 
 Latents = Categoricals | Gaussians

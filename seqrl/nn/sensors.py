@@ -198,6 +198,11 @@ def observed(ports: Ports, step: Sequence[str]) -> list[str]:
     return seen
 
 
+def heed(prev_action: Tensor, begun: Tensor) -> Tensor:
+    """``[B, T, A]`` without the first action of rows that have not begun (``begun [B]``): it may be any number, or none."""
+    return torch.cat((prev_action[:, :1].where(begun[:, None, None], 0), prev_action[:, 1:]), 1)
+
+
 class ActionIn(nn.Module):
     """Encoded actions ``[..., A]`` to numbers ``[..., width]``: numbers as they are, codes as one-hot vectors side by side."""
 

@@ -8,7 +8,7 @@ from seqrl import bundle
 from seqrl.core.config import parse_yaml, read_text
 from seqrl.core.errors import UserError
 from seqrl.data.mixture import read_tokenizer
-from seqrl.rollout.collect_policy import bundle_policy
+from seqrl.rollout.collect_policy import bundle_policy, named
 from seqrl.rollout.dream import DreamEnv, nested
 
 
@@ -25,14 +25,15 @@ class Acting:
             BundleError: there is no usable bundle.
         """
         self.env = env
-        folder = path.rsplit(":", 1)[0] if ":" in path else path
+        folder, domain = named(path)
         found = bundle.find(folder)
         recipe, _ = parse_yaml(read_text(found / "recipe.yaml"), str(found / "recipe.yaml"))
         kind = str(recipe["model"]["kind"]) if isinstance(recipe, dict) and "kind" in (recipe.get("model") or {}) else ""
         if kind.partition(".")[0] in ("worlds", "encoders"):
             raise UserError(f"--policy {path}: this bundle ({kind}) does not act; name one of policies.*")
         tokenizer = read_tokenizer(found / "tokenizer.json")
-        _check(path, next(iter(getattr(tokenizer, "domains", {}).values()), tokenizer), env)
+        domains = getattr(tokenizer, "domains", None) or {"": tokenizer}
+        _check(path, domains.get(domain) or next(iter(domains.values())), env)
         self.policy = bundle_policy(path, env.num_envs, seed=seed)
         self.first, self.reward = np.ones(env.num_envs, bool), np.zeros(env.num_envs)
 

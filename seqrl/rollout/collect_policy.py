@@ -11,6 +11,13 @@ from seqrl.rollout.players import only, plan, players
 Collector = Callable[[Mapping[str, np.ndarray], np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
+def named(path: str) -> tuple[str, str]:
+    """The folder and the domain that ``FOLDER`` or ``FOLDER:DOMAIN`` names; a folder may have a colon in its own name."""
+    split = ":" in path and not Path(path).exists()
+    folder, domain = path.rsplit(":", 1) if split else (path, "")
+    return folder, domain
+
+
 def bundle_policy(path: str, rows: int, target: float | None = None, seed: int = 0) -> Collector:
     """Loads a bundle and lets it act for ``rows`` environments, as its recipe's ``evaluate`` says.
 
@@ -32,8 +39,7 @@ def bundle_policy(path: str, rows: int, target: float | None = None, seed: int =
     from seqrl.rollout.agent import Agent
     from seqrl.rollout.evaluate import check_acts, choose_targets, config_for, new_agent
 
-    named = ":" in path and not Path(path).exists()
-    folder, domain = path.rsplit(":", 1) if named else (path, "")
+    folder, domain = named(path)
     loaded = bundle.load(folder)
     check_acts(loaded.model)
     config = config_for(loaded.recipe, {"seed": seed} | ({} if target is None else {"targets": [target]}))

@@ -8,6 +8,7 @@ B rows, R chosen ones, K steps a carry holds.
 """
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Present:
                 f"horizon {horizon}: this world was trained to see {context} steps, of which some must be real; plan for "
                 f"at most {context - 1}"
             )
+        self.calm = {"sample": False} if "sample" in signature(self.world.observe).parameters else {}
         self.t, self.held, self.looks = np.zeros(rows, np.int64), np.zeros(rows, np.int64), 0
         self.carry: Any = None
         self.past: dict[str, Tensor] = {}
@@ -73,7 +75,7 @@ class Present:
         self.looks += 1
         seen = {n: v[:, None] for n, v in self.bridge.see(obs, self.bridge.seen).items()}
         with untouched(self.device, self.seed + self.looks):
-            z = self.world.encode(seen)
+            z = self.world.encode(seen, sample=False)
             new = np.flatnonzero(self.t == 0)
             if len(new):
                 self._begin(new, self.bridge.see({n: v[new] for n, v in obs.items()}, self.bridge.front))
@@ -82,7 +84,7 @@ class Present:
                 full = np.flatnonzero(self.held >= self.room)
                 if len(full):
                     self._reread(full)
-            self.carry, _ = self.world.observe(self.carry, z, before[:, None])
+            self.carry, _ = self._take_in(self.carry, z, before[:, None])
         self.t, self.held = self.t + 1, self.held + 1
 
     def _begin(self, rows: np.ndarray, front: Mapping[str, Tensor]) -> None:
@@ -115,9 +117,13 @@ class Present:
         fresh = self.world.init(len(rows), self.room, front or None)
         if again:
             at = self._at((self.t[rows][:, None] - np.arange(again, 0, -1)) % self.room)
-            fresh, _ = self.world.observe(fresh, self.past["z"][mine[:, None], at], self.past["a"][mine[:, None], at])
+            fresh, _ = self._take_in(fresh, self.past["z"][mine[:, None], at], self.past["a"][mine[:, None], at])
         self._put(rows, fresh)
         self.held[rows] = again
+
+    def _take_in(self, carry: Any, z: Tensor, before: Tensor) -> tuple[Any, Tensor]:
+        # What is likeliest: drawn for all rows at once, what a row sees would depend on those beside it.
+        return self.world.observe(carry, z, before, **self.calm)
 
     def _at(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(np.asarray(rows, np.int64)).to(self.device)

@@ -83,7 +83,9 @@ def read(name: str) -> Encoder:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = Path(name).expanduser()
+    path = Path(name)
+    if name.startswith("~/"):
+        path = Path.home() / name[2:]
     folder = next((path / inside for inside in _INSIDE if (path / inside / "model.safetensors").is_file()), None)
     if folder is None:
         there = "there is no such folder" if not path.exists() else "there is no trained model in it"
@@ -91,6 +93,8 @@ def read(name: str) -> Encoder:
     try:
         kind = str(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["model"]["kind"])
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("config.json is no mapping")
         tensors = load_file(folder / "model.safetensors")
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, SafetensorError) as e:
         raise BundleError(f"encoder {folder}: {', '.join(_FILES)} cannot be read ({type(e).__name__}: {e})") from e

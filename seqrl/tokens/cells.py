@@ -6,6 +6,7 @@ never seen have a code too. The encoder ``cells`` of the codec ``patches`` reads
 look at them; this one is for models that are to say them.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +61,7 @@ class Codec:
     @property
     def vocab(self) -> int:
         # A slot has at least two codes, so that there is something to learn a distribution over.
-        return max(2, int(np.prod(self._sizes)))
+        return max(2, math.prod(self._sizes.tolist()))
 
     @property
     def share(self) -> str:
@@ -98,7 +99,11 @@ class Codec:
         return {"sizes": self._sizes.tolist()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._sizes = np.array(state["sizes"], np.int64)
+        sizes = [int(n) for n in state["sizes"]]
+        if len(sizes) != len(self._sizes) or min(sizes) < 1:
+            raise ValueError(f"codec cells: sizes of {len(self._sizes)} channels, each at least 1 (got {sizes})")
+        self._sizes = np.array(sizes, np.int64)
+        self._check()
 
 
 def tiny(folder: Path, modality: Modality) -> Config:

@@ -85,4 +85,11 @@ class Codec:
         return {"levels": [each.tolist() for each in self.levels]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.levels = [np.array(each, np.float64) for each in state["levels"]]
+        levels = [np.array(each, np.float64) for each in state["levels"]]
+        for each in levels:
+            rising = each.ndim == 1 and np.isfinite(each).all() and (np.diff(each) > 0).all()
+            if not (rising and 0 < len(each) <= self.config.most):
+                raise ValueError("codec levels: the values of a dimension are finite numbers in rising order")
+        if len(levels) != self.width:
+            raise ValueError(f"codec levels: values of {self.width} dimensions (got {len(levels)})")
+        self.levels = levels

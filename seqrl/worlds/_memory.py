@@ -118,7 +118,8 @@ class Memory:
         if bool((over > 0).any()):
             if 2 * steps > self.remember or not self.slides:
                 return tree.repeat(self._grown(carry, steps), candidates)
-            carry = self.forget(carry, over)
+            # The caller shares its carry once a round: it must stay as it was.
+            carry = self.forget(tree.clone(carry), over)
         owner = torch.arange(len(carry.steps), device=carry.steps.device).repeat_interleave(candidates)
         kv = shared.go_on(carry.kv, steps * self.W, owner)
         return Carry(kv, *tree.repeat(tuple(carry[1:]), candidates))

@@ -41,6 +41,9 @@ class TokenWorld:
         self.A, self.W = d.tokens("action"), d.W
         self.K = self.W - self.A
         remember = int(own["remember"] or d.ports.context or max(1, (c.length - d.P) // d.W))
+        if model.trunk.config.positions != "rotary":
+            # Learned positions end with the row.
+            remember = min(remember, max(1, (c.length - d.P) // d.W))
         self.memory = Memory(model.trunk, d.P, d.W, self.K, remember, int(own["forget"] or max(1, remember // 8)))
         self.top_k, self.guess, self.feat_width = own["top_k"], int(own["guess"]), 2 * c.width
         self.spots = [(slot, k) for slot in self.seen for k in range(d.tokens(slot))]

@@ -31,6 +31,8 @@ from seqrl.nn.sensors import ActionIn, observed
 
 AHEAD = True
 _SMALLEST_STD = 0.01
+_AGREE = 1e-12
+"""Variance below which members count as agreeing: at 0 the root has no gradient."""
 
 
 class EnsembleConfig(PreTrainedConfig):
@@ -81,7 +83,7 @@ class EnsembleConfig(PreTrainedConfig):
                     f"layout '{layout}': an ensemble reads numbers and choices, and '{name}' is a picture; "
                     "take worlds.rssm, or a slot of numbers"
                 )
-        check_ranges(self, {"members": (1, None), "width": (1, None), "layers": (1, None)})
+        check_ranges(self, {"members": (2, None), "width": (1, None), "layers": (1, None)})
         return ports, layout, seen
 
 
@@ -256,7 +258,7 @@ class Ensemble(PreTrainedModel):
         state = torch.cat(parts, -1)
         reward = agreed(self.outcomes["reward"].mean(hidden))
         cont = agreed(self.outcomes["done"].probability(hidden)) if "done" in self.outcomes else torch.ones_like(reward)
-        disagreement = torch.cat(spreads, -1).sqrt().mean(-1)
+        disagreement = torch.cat(spreads, -1).clamp(min=_AGREE).sqrt().mean(-1)
         return Here(state, carry.member), Pred(state, state, reward, cont, {"disagreement": disagreement})
 
     def decode(self, latent: Tensor) -> dict[str, Tensor]:

@@ -23,14 +23,14 @@ from transformers import initialization as init
 
 from seqrl.core import tree
 from seqrl.core.contracts import Losses, Ports, Pred
-from seqrl.core.errors import RecipeError, did_you_mean
 from seqrl.core.settings import check_ranges, config_for, ports_of
 from seqrl.core.stream import StreamBatch
 from seqrl.nn.cells import BlockLinear
 from seqrl.nn.init import init_weights
 from seqrl.nn.latents import Categoricals, FromLatent, Gaussians, balanced
 from seqrl.nn.outcomes import Continue, Reward
-from seqrl.nn.sensors import ActionIn, Screens, Sensors, observed
+from seqrl.nn.sensors import ActionIn, Screens, Sensors, heed, observed
+from seqrl.worlds._losses import check_losses
 from seqrl.worlds._members import Members
 from seqrl.worlds._recurrence import FromFeat, Recurrence
 
@@ -125,8 +125,6 @@ class RSSMConfig(PreTrainedConfig):
         """Ports, observed slots, losses and all settings; raises RecipeError where settings and layout clash."""
         ports, layout = ports_of(self)
         seen = observed(ports, [slot.name for slot in layout.step])
-        if "reward" not in layout.names:
-            raise RecipeError(f"layout '{layout}': a world model answers 'reward', as in 'state action > reward done'")
         own = SimpleNamespace(**{n: v if (v := getattr(self, n)) is not None else d for n, d in PRESETS[self.preset].items()})
         check_ranges(self, {"unimix": (0, 1), "balance": (0, 1.0001), "free": (0, None)})
         check_ranges(self, dict.fromkeys(("size", "groups", "deter", "hidden", "layers", "embed", "channels"), (1, None)))
@@ -135,14 +133,7 @@ class RSSMConfig(PreTrainedConfig):
             # One alone never disagrees.
             check_ranges(self, {"ensemble": (2, None)})
         divergences = ["dyn", "rep"] if own.kl_form == "each" else ["kl"]
-        needed = ["reward", *["done"][: "done" in layout.names], *divergences, *["ensemble"][: self.ensemble]]
-        losses = [*seen, *needed] if self.losses is None else list(self.losses)
-        for name in losses:
-            if name not in (*seen, *needed):
-                there = did_you_mean(name, (*seen, *needed))
-                raise RecipeError(f"train.losses: this world has no '{name}'{there} (there are: {', '.join((*seen, *needed))})")
-        if missing := [n for n in needed if n not in losses]:
-            raise RecipeError(f"train.losses: give '{missing[0]}' a weight; a world model is trained on {', '.join(needed)}")
+        losses = check_losses(self.losses, layout, seen, [*divergences, *["ensemble"][: self.ensemble]])
         return ports, seen, losses, own
 
 
@@ -255,7 +246,7 @@ class RSSM(PreTrainedModel):
     def observe(self, carry: Carry, z: Tensor, prev_action: Tensor, sample: bool = True) -> tuple[Carry, Tensor]:
         """Takes in T real steps: embeddings ``[B, T, E]`` and the actions that led to each, to ``feat [B, T, F]``; without
         ``sample`` every latent is the posterior's likeliest, so that a policy answers the same twice."""
-        action = self.action(prev_action)
+        action = self.action(heed(prev_action, carry.begun))
         first = action[:, :1] * carry.begun[:, None, None]
         h, s, _ = self.core.scan(carry.h, carry.s, z, torch.cat((first, action[:, 1:]), 1), sample)
         return Carry(h[:, -1], s[:, -1], torch.ones_like(carry.begun)), torch.cat((h, s), -1)

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from seqrl.core.contracts import Losses, Ports, Pred
-from seqrl.core.errors import RecipeError, did_you_mean
 from seqrl.core.settings import check_ranges, config_for, ports_of
 from seqrl.core.stream import StreamBatch
 from seqrl.nn import shared
@@ -32,8 +31,9 @@ from seqrl.nn.latents import Categoricals, balanced
 from seqrl.nn.linear import Linear
 from seqrl.nn.mlp import Dense
 from seqrl.nn.outcomes import Continue, Reward
-from seqrl.nn.sensors import ActionIn, Screens, Sensors, observed
+from seqrl.nn.sensors import ActionIn, Screens, Sensors, heed, observed
 from seqrl.nn.transformer import Transformer, TrunkConfig, family_config
+from seqrl.worlds._losses import check_losses
 
 AHEAD = True
 LOSSES = ("kl", "dyn", "rep")
@@ -123,14 +123,7 @@ class TSSMConfig(PreTrainedConfig):
         check_ranges(self, {"balance": (0, 1.0001), "free": (0, None), "head_layers": (0, None)})
         check_ranges(self, dict.fromkeys(("groups", "hidden", "channels"), (1, None)) | {"classes": (2, None)})
         divergences = ["dyn", "rep"] if self.kl_form == "each" else ["kl"]
-        needed = [*(n for n in ("reward", "done") if n in layout.names), *divergences]
-        losses = [*seen, *needed] if self.losses is None else list(self.losses)
-        for name in losses:
-            if name not in (*seen, *needed):
-                there = did_you_mean(name, (*seen, *needed))
-                raise RecipeError(f"train.losses: this world has no '{name}'{there} (there are: {', '.join((*seen, *needed))})")
-        if missing := [n for n in needed if n not in losses]:
-            raise RecipeError(f"train.losses: give '{missing[0]}' a weight; a world model is trained on {', '.join(needed)}")
+        losses = check_losses(self.losses, layout, seen, divergences)
         sizes = {n: getattr(self, n) for n in ("width", "layers", "heads", "kv_heads", "head_dim", "inner")}
         drop = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
         return ports, seen, losses, family_config(self.body, positions="rotary", **sizes, **drop)
@@ -253,7 +246,8 @@ class TSSM(PreTrainedModel):
     def observe(self, carry: Carry, z: Tensor, prev_action: Tensor) -> tuple[Carry, Tensor]:
         """Takes in T real steps, latents ``[B, T, Z]`` and the actions that led to each, all at once if the cache has room."""
         before = torch.cat((carry.z[:, None], z[:, :-1]), 1)
-        h = self._remember(carry.memory, self._tokens(before, prev_action), carry.begun)
+        done = heed(prev_action, carry.begun)
+        h = self._remember(carry.memory, self._tokens(before, done), carry.begun)
         h[:, 0] = torch.where(carry.begun[:, None], h[:, 0], self._start(len(z)))
         # A copy: later steps of the caller's must not keep all of these alive, nor be changed with them.
         return Carry(carry.memory, z[:, -1].clone(), torch.ones_like(carry.begun)), torch.cat((z, h), -1)

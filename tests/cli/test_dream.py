@@ -297,6 +297,9 @@ def test_continuous_actions_are_nudged_and_typed():
         assert game.press(key)
     assert done == [[0.5, 0.0], [0.5, 0.125], [0.5, 0.0], [0.5, 0.0], [0.5, 0.0], [0.0, 0.0]]
     assert game.total == 6
+    for key in ("nan,1", "inf,0"):
+        with pytest.raises(UserError, match="2 numbers"):
+            game.press(key)
     with pytest.raises(UserError, match="2 numbers"):
         game.press("1,2,3")
     assert not game.press("q")

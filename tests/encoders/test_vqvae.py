@@ -198,6 +198,7 @@ def test_strides_follow_from_the_sides():
         ((12, 12, 1), {"heads": 3, "trunk": "st_vit"}, "no multiple of heads"),
         ((12, 12, 1), {"quantizer": "fsq", "losses": list(LOSSES)}, "quantizer 'fsq' answers reconstruction"),
         ((12, 12, 1), {"losses": ["reconstruction"]}, "answers reconstruction and commitment"),
+        ((12, 12, 1), {"field": "own", "trunk": "st_vit"}, "own is for the conv trunk"),
         ((12, 12, 1), {"nonsense": 1}, "unknown setting"),
     ],
 )
@@ -221,3 +222,14 @@ def test_data_without_pictures_are_refused():
 def test_the_kind_says_its_losses_without_being_imported():
     assert kinds.own_losses("encoders.vqvae") == LOSSES
     assert kinds.settings("encoders.vqvae")["grid"][1] == 4
+
+
+@pytest.mark.parametrize(("field", "touched"), [("own", {4}), ("wide", {0, 1, 2, 3, 4, 5, 6, 7, 8})])
+def test_a_place_sees_its_own_pixels_or_those_around_too(field, touched):
+    model = build(field=field).eval()
+    one, other = (torch.zeros(1, 1, 12, 12, 1) for _ in range(2))
+    # The middle of the middle place, for nine places of four pixels a side.
+    other[:, :, 5:7, 5:7] = 1.0
+    with torch.no_grad():
+        moved = (model.trunk.encode(one) != model.trunk.encode(other)).any(-1).flatten()
+    assert set(moved.nonzero().flatten().tolist()) == touched

@@ -70,3 +70,15 @@ def test_what_is_no_symbolic_picture_is_named():
     codec = cells.Codec(cells.Config(values=[11, 6, 3]), GRID)
     with pytest.raises(DataError, match="channel 2 of a cell is 0 to 2, and 7 is there"):
         codec.encode(np.full((1, 18), 7, np.uint8) * np.tile([1, 0, 1], 6).astype(np.uint8))
+
+
+@pytest.mark.parametrize("sizes", [[0, 5, 3], [-1, 2, 3], [2, 2], [2**40, 2**40, 2]])
+def test_sizes_of_a_strangers_file_are_looked_at(sizes):
+    with pytest.raises((ValueError, RecipeError), match="codec cells"):
+        cells.Codec(cells.Config(), GRID).load_state({"sizes": sizes})
+
+
+@pytest.mark.parametrize("known", [[], [[]], [[1.0, 0.0]], [[0.0, np.nan]], [[0.0], [1.0]], [[[0.0]]]])
+def test_levels_of_a_strangers_file_are_looked_at(known):
+    with pytest.raises(ValueError, match="codec levels"):
+        levels.Codec(levels.Config(), REWARD).load_state({"levels": known})

@@ -339,7 +339,10 @@ def test_candidates_that_share_a_past_dream_as_if_each_had_a_copy(remember, step
     front, values = episodes(ports)
     carry, _ = observed(world, front, values, room=16)
     actions = draw(ports, "action", 9, steps, g=torch.Generator().manual_seed(3))
-    found = world.share(tree.clone(carry), 3, steps)
+    before = tree.clone(carry)
+    imagine(world, world.share(carry, 3, steps), None, actions, steps, sample=False)
+    assert torch.equal(carry.kv.length, before.kv.length), "a planner shares the same carry once a round"
+    found = world.share(carry, 3, steps)
     assert isinstance(found.kv, Shared) == shares
     cut = max(0, 5 + steps - remember) if shares else 0
     plain = world.memory.forget(carry, torch.full((3,), cut)) if cut else carry

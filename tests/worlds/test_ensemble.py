@@ -169,6 +169,19 @@ def test_mistakes_are_named():
     with pytest.raises(RecipeError, match="answers 'reward'"):
         Ensemble(Config.for_ports(ports("state action > done", levels={}), 4))
     with pytest.raises(RecipeError, match="members"):
-        Config.for_ports(ports(), 4, members=0)
+        Config.for_ports(ports(), 4, members=1)
     with pytest.raises(RecipeError, match="propagate"):
         Config.for_ports(ports(), 4, propagate="all")
+
+
+def test_members_that_agree_still_give_a_gradient():
+    torch.manual_seed(0)
+    model = Ensemble(Config.tiny(ports())).eval()
+    for name, p in model.named_parameters():
+        with torch.no_grad():
+            p.zero_() if "weight" in name else None
+    action = torch.zeros(4, 1, requires_grad=True)
+    _, pred = model.step(model.init(4, 1), action)
+    assert float(pred.aux["disagreement"].detach().max()) < 1e-5
+    pred.aux["disagreement"].sum().backward()
+    assert action.grad.isfinite().all()

@@ -1,5 +1,7 @@
 """The TSSM's own promises: living in it equals training on it, dreams begin anywhere at once, and a full memory slides."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -236,3 +238,8 @@ def test_divergences_are_named_as_they_are_weighed():
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
         TSSM(TSSMConfig.tiny(PORTS, **settings))
+
+
+def test_a_layout_without_a_reward_is_refused():
+    with pytest.raises(RecipeError, match="answers 'reward'"):
+        TSSMConfig.tiny(replace(PORTS, layout="state action > done"))
