@@ -65,6 +65,7 @@ def dream(
         made = _act(room, config, seed, actions, policy)
     if json_file is not None:
         json_file.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"json    {json_file}")
     if gif is not None:
         _film(room, config, seed, actions, policy, gif)
 

@@ -82,15 +82,18 @@ def plan_command(
 
     # Whoever cannot plan says so before an environment is made.
     make(1)
+    # Said before the work: a decision of a large world takes seconds, and an episode hundreds of decisions.
+    rounds = f"{config.iterations} x {config.candidates} candidates, {config.horizon} steps ahead"
+    typer.echo(f"{planner}: {rounds}, in {bundle}")
     with bar("planning", "episode") as show:
         report = evaluate_agent(make, tokenizer, how, asked, show)
     print_reports({"": report})
     cost = made[-1].seconds / max(made[-1].decisions, 1)
-    rounds = f"{config.iterations} x {config.candidates} candidates, {config.horizon} steps ahead"
-    typer.echo(f"{planner}: {rounds}; {1000 * cost:.1f} ms a decision ({min(envs, episodes)} environments at once)")
+    typer.echo(f"{1000 * cost:.1f} ms a decision ({min(envs, episodes)} environments at once)")
     if json_file is not None:
         about = {**config.model_dump(), "goal": goal, "prior": prior, "seconds_per_decision": cost}
         json_file.write_text(json.dumps({**report.to_json(), "plan": about}, indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"json    {json_file}")
     if gif is not None:
         record_agent(make, tokenizer, how, gif, asked)
         typer.echo(f"clip    {gif}")

@@ -70,7 +70,10 @@ def _panel(axes: Axes, at: Sequence[int], measure: str, lines: Mapping[str, list
     for who, (name, colour) in reversed(_WHO.items()):
         values = np.array(lines[who])
         if measure == "r2":
-            values = np.maximum(values, _FLOOR)
+            told, values = values, np.maximum(values, _FLOOR)
+            # What lies below the panel is said, not drawn as if it lay on its edge.
+            for x, y in [(x, y) for x, y in zip(at, told, strict=True) if y < _FLOOR]:
+                axes.annotate(f"▼ {number(y)}", (x, _FLOOR), (0, 6), textcoords="offset points", ha="center", color=colour)
         there = np.isfinite(values)
         if not there.any():
             continue

@@ -36,7 +36,7 @@ class PlanConfig(Frozen):
 
     planner: Literal["cem", "icem", "mppi", "random"] = "cem"
     """How candidates are drawn and counted."""
-    horizon: int = Field(15, ge=1)
+    horizon: int = Field(15, ge=1, le=1000)
     """Environment steps each candidate is imagined on (H)."""
     candidates: int = Field(128, ge=2)
     """Sequences imagined in each round (S)."""

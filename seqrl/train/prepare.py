@@ -44,7 +44,11 @@ def _worlds_tokens(recipe: Recipe) -> Tokenizer:
     try:
         folder = bundle.find(name)
     except BundleError as e:
-        raise RecipeError(f"world: {e}\n(seqrl train {Path(name).name} may make it; or name another with world=PATH)") from e
+        known = Path(name).name in shelf.names("recipes")
+        how = (
+            f"seqrl train {Path(name).name} makes it" if known else f"train one first, such as: seqrl train RECIPE --out {name}"
+        )
+        raise RecipeError(f"world: {e}\n({how}; or name another with world=PATH)") from e
     found = read_tokenizer(folder / "tokenizer.json")
     if not isinstance(found, Mixture):
         return found

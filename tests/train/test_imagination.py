@@ -419,7 +419,7 @@ def test_learning_rates_are_each_parts_own(world, dreamer, tmp_path):
 def test_what_is_wrong_with_a_world_is_named(world, dreamer, tmp_path, small):
     with pytest.raises(RecipeError, match="there is no such folder") as e:
         run.start(dreamer("world=runs/rssm_nowhere"), tmp_path / "a")
-    assert "seqrl train rssm_nowhere" in str(e.value)
+    assert "--out runs/rssm_nowhere" in str(e.value)
     clone = run.start(small("train.steps=1"), tmp_path / "policy").run
     with pytest.raises(RecipeError, match="no world but policies.decision"):
         run.start(dreamer(f"world={clone}"), tmp_path / "b")
