@@ -120,9 +120,12 @@ class Losses:
     Args:
         terms: name -> (values, mask), two tensors of one shape; values are per element, the mask is true where it counts, or
             a weight of at least 0.
+        counts: name -> what the sum is divided by, a scalar, for terms whose weights do not sum up to it: an example that has
+            none of a modality's tokens still counts as one of the examples whose mean is taken.
     """
 
     terms: Mapping[str, tuple["torch.Tensor", "torch.Tensor"]]
+    counts: Mapping[str, "torch.Tensor"] = field(default_factory=dict)
 
     def sums(self) -> dict[str, tuple["torch.Tensor", "torch.Tensor"]]:
         """name -> (sum of counted values, how many), both scalars in float32."""
@@ -130,7 +133,7 @@ class Losses:
         for name, (value, mask) in self.terms.items():
             if value.shape != mask.shape:
                 raise ValueError(f"loss '{name}': values {tuple(value.shape)} but mask {tuple(mask.shape)}")
-            out[name] = ((value.float() * mask).sum(), mask.sum())
+            out[name] = ((value.float() * mask).sum(), self.counts[name] if name in self.counts else mask.sum())
         return out
 
 

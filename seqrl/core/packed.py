@@ -59,11 +59,13 @@ class PackedBatch:
         parts: domain -> its steps; domains without any are left out.
         pack: ``[B, L]`` int64, number of the token's document within its row, -1 where there is no token.
         pos: ``[B, L]`` int64, position within the document.
+        cut: where rows are cut over several processes, this one's piece of them (context/cut.py); the batch itself is whole.
     """
 
     parts: Mapping[str, Part]
     pack: "torch.Tensor"
     pos: "torch.Tensor"
+    cut: Any = None
 
     @property
     def efficiency(self) -> float:
