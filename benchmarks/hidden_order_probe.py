@@ -29,12 +29,13 @@ FRESH = {
 
 @torch.no_grad()
 def main(name: str) -> None:
-    model, source = bundle.load(name).model, collected.Source(collected.Config(**FRESH))
+    loaded, source = bundle.load(name), collected.Source(collected.Config(**FRESH))
+    model, codec = loaded.model, loaded.tokenizer.slots["state"].codec
     torch.manual_seed(0)
     counts = np.zeros(4, int)
     for first in range(0, len(source), 50):
         episodes = [source.episode(i) for i in range(first, first + 50)]
-        state = torch.tensor(np.stack([e.obs["observation"] for e in episodes]))
+        state = torch.from_numpy(np.stack([codec.encode(e.obs["observation"]) for e in episodes]))
         action = torch.tensor(np.stack([np.append(e.act["action"], 0) for e in episodes]))[..., None].long()
         steps = action.shape[1] - 1
         values = {"state": state, "action": action, "reward": torch.zeros_like(action)}

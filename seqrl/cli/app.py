@@ -39,6 +39,8 @@ DOORS = {
     "train": Door("seqrl.cli.train:train", "Run a recipe, or go on with a run: --resume DIR.", ROAD),
     "eval": Door("seqrl.cli.eval:evaluate_command", "Play a trained policy in its real environment and score it.", ROAD),
     "dream": Door("seqrl.cli.dream:dream", "Imagined beside real: how long a world model's dreams stay true.", ROAD),
+    "generate": Door("seqrl.cli.generate:generate", "A video of a text, how a video goes on, or a text of a video.", ROAD),
+    "needle": Door("seqrl.cli.needle:needle", "How surely a model finds one thing again, by length and depth: a map.", ROAD),
     "play": Door("seqrl.cli.play:play", "Step a world model's dream with the keyboard, in a terminal.", ROAD),
     "plan": Door("seqrl.cli.plan:plan_command", "Act in the real environment by planning in a world model's dream.", ROAD),
     "recipes": Door("seqrl.cli.recipes:app", "The shelf of complete runs: list, show, copy to a file of your own.", LOOK),

@@ -198,6 +198,29 @@ def import_(
     typer.echo(f"environment: {source.spec.env['id'] if source.spec.env else 'unknown, name it with --env when evaluating'}")
 
 
+@app.command("tokens")
+def tokens(
+    words: Annotated[
+        list[str], typer.Argument(help="RECIPE, then any number of key=value overrides", metavar="RECIPE [key=value ...]")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Copy it into this cache (SEQRL_CACHE) as well.")] = None,
+) -> None:
+    """Prepares a recipe's token documents once: frames to codes, texts to ids. Training does it by itself otherwise.
+
+    What is done stays done: after Ctrl-C the same command goes on where it was.
+    """
+    from seqrl.cli._documents import copy, facts, opened
+    from seqrl.core.errors import UserError
+
+    if "=" in words[0]:
+        raise UserError(f"name a recipe before {words[0]} (seqrl recipes ls)")
+    loader = opened(words[0], words[1:])
+    facts(loader)
+    if out:
+        copy(loader, out)
+    typer.echo(f"next: seqrl train {' '.join(words)}")
+
+
 def _saved(id: str, folder: Path) -> None:
     from seqrl.sources._catalog import metadata
 

@@ -40,6 +40,15 @@ def show(
     from seqrl.train.view import look
 
     view = look(name, domain)
+    if view.recipe.tokens.documents:
+        from seqrl.cli._documents import draw
+
+        if start:
+            raise UserError(
+                f"{name} has token documents: choose one with --episode, and how many frames are shown with --steps"
+            )
+        draw(view, episode, steps, html, force)
+        return
     stream, about = view.stream(episode)
     last = len(stream.values[stream.layout.step[0].name]) - 1
     if start > last:
@@ -121,7 +130,8 @@ def fit(
         # Into a pipe or a file: whoever reads that can turn it about, and nothing need be cut off.
         console = Console(highlight=False, width=160)
     console.print(f"fitted on {names(data)}\n", markup=False, soft_wrap=True)
-    console.print(to_table(fitted, ANSI))
+    if not recipe.tokens.documents:
+        console.print(to_table(fitted, ANSI))
     console.print(f"\n{out}\nnext: seqrl train {' '.join(words)} tokens.fitted={out}", markup=False, soft_wrap=True)
 
 
@@ -154,6 +164,9 @@ def _describe(file: Path) -> str:
         if "model" in raw:
             ids = {*raw["model"]["vocab"].values(), *(t["id"] for t in raw.get("added_tokens") or ())}
             return f"vocabulary for texts: {len(ids):,} ids, {raw['model']['type']}"
+        if "documents" in raw:
+            config = raw["documents"]["config"]
+            return f"fitted, rows of {config['pack']:,} tokens: documents of {config['documents']['fields']}"
         parts = raw.get("domains") or {"": raw}
         said = [f"{d + ': ' if d else ''}{p['config']['layout']} of {p['spec']['id']}" for d, p in parts.items()]
         pack = next(iter(parts.values()))["config"]["pack"]

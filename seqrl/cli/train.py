@@ -1,5 +1,10 @@
 """``seqrl train`` and ``seqrl check``: run a recipe, go on with a run, or only be told what is wrong with a recipe."""
 
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,22 +50,80 @@ def train(
         raise UserError(f"--resume {resume} goes on with that run as it is; leave out {name or out or overrides[0]}")
     if resume is None and name is None:
         raise UserError("name a recipe (seqrl recipes ls) or a run to go on with (--resume DIR)")
-    recipe = _load(name, overrides) if name else None
+    recipe = _load(name, overrides) if name else _of_run(resume)
     out = out or resume or Path("runs") / recipe.name
-    from seqrl.train import run
+    from seqrl.train import launch
 
-    outcome = run.resume(resume) if resume else run.start(recipe, out)
-    show_outcome(outcome)
-    if outcome.main:
-        typer.echo(_next(out))
+    if processes := launch.needed(recipe.engine):
+        _spread(processes)
+        return
+    launch.watch_parent()
+    with _one_of_several():
+        from seqrl.train import run
+
+        outcome = run.resume(resume) if resume else run.start(recipe, out)
+        show_outcome(outcome)
+        if outcome.main:
+            typer.echo(_next(out))
 
 
-def _next(out: Path) -> str:
-    """What to type next: what acts is played, what dreams is looked at, what encodes is put to use."""
+def _of_run(folder: Path) -> "Recipe":
     from seqrl.core.config import read_text
     from seqrl.train import recipe as recipes
 
-    room = str(recipes.parse(read_text(out / "recipe.yaml"), str(out / "recipe.yaml")).model["kind"]).partition(".")[0]
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: there is no run to go on with (no recipe.yaml in it)")
+    return recipes.parse(read_text(path), str(path))
+
+
+def _spread(processes: int) -> None:
+    """The same command in several processes; leaves with the exit code of the first."""
+    from seqrl.train import launch
+
+    try:
+        launch.together([sys.executable, "-m", "seqrl", *sys.argv[1:]], processes)
+    except launch.Ended as e:
+        if not str(e):
+            raise typer.Exit(e.exit_code) from None
+        raise
+
+
+@contextmanager
+def _one_of_several() -> Iterator[None]:
+    """One of several processes says what went wrong and ends there and then, without taking the interpreter apart."""
+    from seqrl.train import launch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    from seqrl.cli.app import say, what_to_say
+
+    try:
+        yield
+    except BaseException as error:
+        code = getattr(error, "exit_code", None) or (130 if isinstance(error, KeyboardInterrupt) else 0)
+        message = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) if code else what_to_say(error)
+        if message is None or os.environ.get("SEQRL_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        say(message or f"this is a defect of seqrl, not of your input ({error!r})")
+        launch.leave(code or (1 if message is None else 2))
+    launch.leave(0)
+
+
+def _next(out: Path) -> str:
+    """What to type next: what acts is played, what dreams or speaks is looked at, what encodes is put to use."""
+    from seqrl.core import kinds
+    from seqrl.core.config import read_text
+    from seqrl.train import recipe as recipes
+
+    recipe = recipes.parse(read_text(out / "recipe.yaml"), str(out / "recipe.yaml"))
+    kind = str(recipe.model["kind"])
+    room = kind.partition(".")[0]
+    if kinds.reads_documents(kind):
+        if recipe.tokens.documents.frames is None:
+            return f"needle  seqrl needle {out} --lengths {recipe.tokens.pack}"
+        return f"say     seqrl generate {out} --video 0 --gif video.gif"
     if room == "worlds":
         return f"dream   seqrl dream {out} --gif dream.gif   (step it yourself: seqrl play {out})"
     if room == "encoders":
@@ -89,8 +152,20 @@ def show_outcome(outcome: "Outcome") -> None:
     typer.echo(f"run     {outcome.run}\nreport  {page}")
 
 
-def check(words: Words = None) -> None:
+def check(
+    words: Words = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Plan: memory of a device, speed, longest rows (loads torch).")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="h100, h200, a100, cpu or GiB=80,TFLOPS=989,LINK=50.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(metavar="N", help="Devices, where not those of the recipe.")] = None,
+) -> None:
     """Says everything that is wrong with a recipe, each mistake with its file:line; reads no data and loads no torch."""
+    from seqrl.cli._memory import check_flags, show_memory
+
+    check_flags(memory, device, processes)
     name, overrides = _split(words)
     if name is None:
         raise UserError("name a recipe: a shelf name (seqrl recipes ls) or a file")
@@ -101,9 +176,18 @@ def check(words: Words = None) -> None:
     pack, unit = recipe.tokens.pack, "rows" if recipe.tokens.pack else "windows"
     span = f"packed rows of {pack:,} tokens" if pack else f"{recipe.tokens.context or WINDOW} steps"
     how = f"{recipe.train.steps:,} steps of {recipe.train.batch} {unit}, {recipe.train.precision}"
+    if recipe.stages:
+        how = f"{recipe.train.steps:,} steps in {len(recipe.stages)} stages, {recipe.train.precision}"
     layouts = {n: d.layout for n, d in recipe.tokens.domains.items() if d.layout}
-    stream = f"as {recipe.world} reads it" if recipe.world else f"{recipe.tokens.layout}, {span}"
+    order = recipe.tokens.documents.fields if recipe.tokens.documents else recipe.tokens.layout
+    stream = f"as {recipe.world} reads it" if recipe.world else f"{order}, {span}"
     typer.echo(f"{name}: fine\n  data    {sources}\n  stream  {stream}")
     for domain, layout in layouts.items():
         typer.echo(f"          {domain}: {layout}")
     typer.echo(f"  model   {recipe.model['kind']}\n  train   {how}")
+    if (engine := recipe.engine).wanted or engine.kind != "auto":
+        kind = "ddp" if engine.kind == "auto" else engine.kind
+        shared = f", each row cut over {engine.sequence} of them" if engine.sequence > 1 else ""
+        typer.echo(f"  engine  {kind}, {engine.wanted or 'as many as are started'} processes{shared}")
+    if memory:
+        show_memory(recipe, device or "h100", processes)

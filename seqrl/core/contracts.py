@@ -4,7 +4,7 @@ These are Protocols: nothing inherits from them. Letters: B rows, L tokens, T en
 D width, V vocabulary, A action dims.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -277,4 +277,72 @@ class WorldModel(Model, Protocol):
         ...
 
 
-__all__ = ["Codec", "Episode", "EpisodeSpec", "Losses", "Modality", "Model", "Policy", "Ports", "Pred", "Source", "WorldModel"]
+@runtime_checkable
+class LongBody(Protocol):
+    """A trunk whose rows may be longer than one device holds: cut over processes, computed again, stretched.
+
+    N are the tokens of this process's piece of B rows of L tokens, M those of a short row for a proof.
+    """
+
+    def forward(
+        self, x: "torch.Tensor", read: Any = None, pack: Any = None, pos: Any = None, cut: Any = None
+    ) -> "torch.Tensor":
+        """Whole rows ``[B, L, D]`` to ``[B, R, D]``; or, with a ``cut`` (context/cut.py), its piece of them.
+
+        Then ``x [1, N, D]`` and ``pos [1, N]``, positions within documents, are what the cut takes of the rows, ``pack`` is not
+        looked at, nothing is chosen by ``read``, and ``[1, N, D]`` comes back. All processes of the cut call alike.
+        """
+        ...
+
+    def prepare_ring(self) -> None:
+        """Puts ring attention in the place of its own; raises RecipeError naming what a ring cannot honour."""
+        ...
+
+    def prove_ring(self, cut_of: Callable[["torch.Tensor"], Any]) -> None:
+        """Holds a pass over a cut against its own over a short row; all processes call alike, before they train.
+
+        Args:
+            cut_of: ``pack [1, M]`` int64 to this process's cut of it.
+
+        Raises:
+            RecipeError: the outputs differ, or not every layer asked the ring.
+        """
+        ...
+
+    def recompute(self, how: str, feed: int | None) -> None:
+        """What a backward pass computes again: "none", "blocks" or "offload" (with what is kept in the host's memory).
+
+        Args:
+            feed: tokens of a row whose hidden units of the feed-forward layer are alive at once; None for all.
+
+        Raises:
+            RecipeError: the body has no way to.
+        """
+        ...
+
+    def stretch(self, length: int | None, rope_base: float | None) -> None:
+        """Room for documents of ``length`` tokens, and another base of the rotary angles; its config says so, too.
+
+        Args:
+            length, rope_base: None for what they were.
+
+        Raises:
+            RecipeError: learned positions cannot grow.
+        """
+        ...
+
+
+__all__ = [
+    "Codec",
+    "Episode",
+    "EpisodeSpec",
+    "LongBody",
+    "Losses",
+    "Modality",
+    "Model",
+    "Policy",
+    "Ports",
+    "Pred",
+    "Source",
+    "WorldModel",
+]

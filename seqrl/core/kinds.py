@@ -81,6 +81,16 @@ def reads_packed(kind: str) -> bool:
     return _said(kind, "PACKED") is True
 
 
+def reads_documents(kind: str) -> bool:
+    """Whether a model kind reads token documents: ``DOCUMENTS = True`` stands in its file."""
+    return _said(kind, "DOCUMENTS") is True
+
+
+def gives_examples(kind: str) -> bool:
+    """Whether a kind of source gives ready examples instead of episodes: ``EXAMPLES = True`` stands in its file."""
+    return _said(kind if "." in kind else f"sources.{kind}", "EXAMPLES") is True
+
+
 def looks_ahead(kind: str) -> bool:
     """Whether a model's windows end in the observation after their last action: ``AHEAD = True`` stands in its file."""
     return _said(kind, "AHEAD") is True

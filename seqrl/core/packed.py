@@ -78,7 +78,8 @@ class PackedBatch:
         def move(t: Any) -> Any:
             return t.to(device, non_blocking=True)
 
-        return PackedBatch({d: p.map(move, move) for d, p in self.parts.items()}, move(self.pack), move(self.pos))
+        parts = {d: p.map(move, move) for d, p in self.parts.items()}
+        return replace(self, parts=parts, pack=move(self.pack), pos=move(self.pos))
 
     def split(self, pieces: int) -> list["PackedBatch"]:
         """The rows dealt out to ``pieces`` batches of equally many."""

@@ -21,7 +21,7 @@ from seqrl.core.episode import EpisodeSpec, Modality
 from seqrl.core.errors import DataError, RecipeError
 from seqrl.data.store import Progress, Store, prepare
 
-OWN = ("weight", "top", "domain", "tokens")
+OWN = ("weight", "top", "domain", "tokens", "group", "fields")
 """What stands beside a source's own settings."""
 MAIN = "main"
 """The domain of sources that name none."""
@@ -33,7 +33,8 @@ class DataConfig(Frozen):
     sources: list[dict[str, Any]] = Field(min_length=1)
     """One entry a dataset: ``kind`` and its settings. Beside them may stand ``weight`` (share of the windows, or of the tokens
     of packed rows) and ``top``; and for packed rows ``domain`` (sources of one domain have the same spaces and the same layout)
-    and ``tokens`` (the most of this source that is used)."""
+    and ``tokens`` (the most of this source that is used). For token documents there are ``group`` (a row mixes examples of one
+    group alone) and ``fields`` (in place of ``tokens.documents.fields``)."""
     top: float | None = Field(None, gt=0, le=1)
     """Keep only the best episodes by return that hold this share of the steps (%BC, Chen et al. 2021, section 5.1)."""
     held_out: float = Field(0.05, ge=0, lt=1)

@@ -12,6 +12,7 @@ from typing import Any
 from seqrl.core.contracts import Ports
 from seqrl.core.errors import BundleError
 from seqrl.data.dataset import Dataset
+from seqrl.data.documents_tokenizer import DocumentTokenizer
 from seqrl.data.loader import fit
 from seqrl.data.slots import TokensConfig
 from seqrl.data.tensors import below, read_tensors, write_tensors
@@ -62,8 +63,8 @@ class Mixture:
         write_tensors(self.tensors(), folder / "tokenizer.json")
 
 
-def read_tokenizer(path: Path, trust: bool = False) -> Tokenizer | Mixture:
-    """A tokenizer, or a mixture of them, from its file.
+def read_tokenizer(path: Path, trust: bool = False) -> Tokenizer | Mixture | DocumentTokenizer:
+    """A tokenizer, a mixture of them, or that of token documents, from its file.
 
     Raises:
         BundleError: there is no such file, it is no tokenizer or a newer seqrl's, it names code of another package while
@@ -78,6 +79,8 @@ def read_tokenizer(path: Path, trust: bool = False) -> Tokenizer | Mixture:
     if not isinstance(raw, dict):
         raise BundleError(f"{path}: this is no seqrl tokenizer")
     tensors = read_tensors(path)
+    if "documents" in raw:
+        return DocumentTokenizer.from_json(raw, str(path), trust, tensors)
     if "domains" not in raw:
         return Tokenizer.from_json(raw, str(path), trust, tensors)
     domains = raw["domains"]

@@ -19,6 +19,7 @@ from seqrl.core.contracts import Codec
 from seqrl.core.episode import EpisodeSpec, Modality
 from seqrl.core.errors import RecipeError, did_you_mean
 from seqrl.core.layout import Layout
+from seqrl.data.documents_config import DocumentsConfig
 
 _NUMBER = Modality("vector", (), "float32", (-np.inf,), (np.inf,))
 COMPUTED = {
@@ -79,6 +80,8 @@ class TokensConfig(Frozen):
     weigh: Literal["tokens", "rows", "documents"] = "tokens"
     """What counts the same in each slot's loss: every trained token; every place of the packed rows, so that a step counts by
     the tokens it takes and a source's weight is its share of the loss too; or every document, as if each were a row alone."""
+    documents: DocumentsConfig | None = None
+    """Examples of texts, videos and actions in packed rows, for a model of token documents; the layout means nothing then."""
     fitted: str | None = None
     """A fitted tokenizer to take instead of fitting one: a name on the shelf, or a file of ``seqrl tokens fit``."""
 
@@ -89,6 +92,12 @@ class TokensConfig(Frozen):
                 raise ValueError(f"{name}: are for packed rows; give tokens.pack, the tokens in a row (such as 512)")
         if self.windows != "cut" and self.pack is not None:
             raise ValueError("windows: packed rows have none; leave it out")
+        if self.documents is not None:
+            if self.pack is None:
+                raise ValueError("documents: stand in packed rows; give tokens.pack, the tokens in a row (such as 4096)")
+            for name in ("context", "slots", "domains", "prompts"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}: token documents have none; leave it out")
         return self
 
     def of_domain(self, name: str) -> "TokensConfig":

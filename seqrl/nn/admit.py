@@ -17,6 +17,8 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from seqrl.core.errors import RecipeError, did_you_mean
+from seqrl.nn.attention import NO_DROPPED_WEIGHTS
+from seqrl.nn.ringed import ring_refusal
 
 if TYPE_CHECKING:
     from seqrl.nn.pretrained import Pretrained
@@ -25,6 +27,7 @@ VERIFIED = ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "opt", "phi", "qwen
 _NEEDED = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
 _KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 _STATEFUL_ROPE = {"dynamic", "longrope"}
+_WEIGHT_DROPS = ("attention_dropout", "attn_pdrop", "attn_dropout", "attention_probs_dropout_prob")
 
 
 def refusal(kind: str, why: str) -> RecipeError:
@@ -81,6 +84,27 @@ def check_config(config: PreTrainedConfig) -> int | None:
     if odd := sorted(set(names) - _KINDS):
         raise refusal(kind, f"has layers that keep something other than keys and values ({', '.join(odd)})")
     return min((s["sliding_window"] for s in settings if s.get("sliding_window")), default=None)
+
+
+def check_ring(config: PreTrainedConfig, decoder: PreTrainedModel, window: int | None) -> None:
+    """Raises RecipeError where what is known of a body tells that its rows cannot be cut over processes (nn/ringed.py).
+
+    Args:
+        window: what ``check_config`` answered.
+    """
+    kind = config.model_type
+    if window is not None:
+        raise ring_refusal(kind, f"has layers that look back {window} tokens only (a sliding window)")
+    if decoder.config._attn_implementation == "eager" or not decoder._can_set_attn_implementation():
+        raise ring_refusal(kind, "does not let its attention be replaced (no attention backend)")
+    keys = getattr(config, "qk_head_dim", None) or getattr(config, "head_dim", None)
+    values = getattr(config, "v_head_dim", None)
+    if keys and values and keys != values:
+        raise ring_refusal(kind, f"has values of {values} numbers for keys of {keys}")
+    if any(name.rpartition(".")[2] == "sinks" for name, _ in decoder.named_parameters()):
+        raise ring_refusal(kind, "adds sinks to its softmax")
+    if any(getattr(config, name, 0) for name in _WEIGHT_DROPS):
+        raise RecipeError(f"the body '{kind}': {NO_DROPPED_WEIGHTS}")
 
 
 def check_decoder(kind: str, decoder: PreTrainedModel, out: Any) -> None:

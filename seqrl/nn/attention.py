@@ -3,7 +3,7 @@
 A row that holds one document needs no mask: it is right-padded, and with causal attention no real token sees padding. Rows
 *packed* with several documents, and passes over a cache, carry a mask that is made once and shared by all blocks. A pass may
 *read* only some tokens: then keys and values are made for all tokens, queries only for those, which gives their outputs
-exactly and saves the rest.
+exactly and saves the rest. Rows *cut* over several processes need no mask either: a ring sees who belongs to whom (context/).
 
 Letters: B rows, L tokens, R tokens read, S keys, H heads, G heads of keys and values, d numbers in a head, D width.
 """
@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqrl.context.cut import Cut
+from seqrl.context.ring import ring_attention
+from seqrl.core.errors import RecipeError
 from seqrl.nn.dropout import dropout
 from seqrl.nn.kv import Memory
 from seqrl.nn.linear import Linear, linear
@@ -22,6 +25,12 @@ from seqrl.nn.rotary import Turn, rotate, turn
 
 Read = slice | Tensor | None
 """Tokens to read: all (None), a slice, or positions ``[B, R]`` for each row."""
+
+
+NO_DROPPED_WEIGHTS = (
+    "attention_dropout: ring attention never holds the weights that would be dropped; set it to 0 (dropout on residual "
+    "branches is fine)"
+)
 
 
 def take(x: Tensor, read: Read) -> Tensor:
@@ -40,12 +49,14 @@ class Sight:
         mask: ``[1 or B, 1, R, S]``, or None: the causal square. Bool, true where a query sees a key; or numbers that are
             added to the scores, 0 and -inf, which spares every block turning the one into the other.
         turn_q, turn_k: rotary angles of queries and keys, or None.
+        cut: the tokens are this process's piece of longer rows, and see what this says.
     """
 
     places: Tensor
     mask: Tensor | None = None
     turn_q: Turn | None = None
     turn_k: Turn | None = None
+    cut: Cut | None = None
 
     def at(self, read: Read) -> "Sight":
         """The sight of the tokens read."""
@@ -96,6 +107,12 @@ def see_packed(pack: Tensor, pos: Tensor, theta: float | None, head_dim: int, dt
     return Sight(torch.arange(pack.shape[1], device=pack.device)[None], mask[:, None], by, by)
 
 
+def see_cut(pos: Tensor, cut: Cut, theta: float | None, head_dim: int) -> Sight:
+    """The sight of this process's piece of packed rows; ``pos [1, N]``, ``theta`` and ``head_dim`` as in ``see_packed``."""
+    by = turn(pos, head_dim, theta) if theta else None
+    return Sight(cut.at[None], None, by, by, cut)
+
+
 def see_cache(places: Tensor, slots: int, theta: float | None, head_dim: int) -> Sight:
     """The sight of new tokens at positions ``places [B, L]`` over the first ``slots`` slots of a cache (see nn/kv.py)."""
     at, keys = places + 1, torch.arange(slots, device=places.device)
@@ -105,17 +122,25 @@ def see_cache(places: Tensor, slots: int, theta: float | None, head_dim: int) ->
     return Sight(at, mask[:, None], by, by)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float, cut: Cut | None = None) -> Tensor:
     """``softmax(q k^T / sqrt(d)) v``, the one place where tokens meet (Vaswani et al. 2017, equation 1).
 
     Args:
         q: ``[B, H, R, d]``. k, v: ``[B, G, S, d]``; G divides H.
         mask: as in ``Sight``.
         drop: probability of dropping a weight; 0 outside training.
+        cut: as in ``Sight``.
 
     Returns:
         ``[B, H, R, d]``.
+
+    Raises:
+        RecipeError: ``drop`` with a cut.
     """
+    if cut is not None:
+        if drop:
+            raise RecipeError(NO_DROPPED_WEIGHTS)
+        return ring_attention(q, k, v, cut)
     shared = q.shape[1] != k.shape[1]
     if mask is not None and mask.dtype not in (torch.bool, q.dtype):
         mask = mask.to(q.dtype)
@@ -188,5 +213,5 @@ class Attention(nn.Module):
         q = q if self.norm_q is None else self.norm_q(q.float()).to(q.dtype)
         q = q if sight.turn_q is None else rotate(q, sight.turn_q)
         k, v = self._keys_values(kv, sight, memory).transpose(1, 3).unbind(2)
-        y = attend(q.transpose(1, 2), k, v, sight.mask, self.drop if self.training else 0.0)
+        y = attend(q.transpose(1, 2), k, v, sight.mask, self.drop if self.training else 0.0, sight.cut)
         return self.out(y.transpose(1, 2).flatten(2))

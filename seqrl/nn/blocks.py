@@ -14,6 +14,7 @@ from seqrl.nn.attention import Attention, Read, Sight, take
 from seqrl.nn.dropout import add_dropped
 from seqrl.nn.kv import Memory
 from seqrl.nn.linear import Linear
+from seqrl.nn.recompute import in_chunks
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -31,12 +32,17 @@ class MLP(nn.Module):
 
     def __init__(self, config) -> None:
         super().__init__()
+        self.feed: int | None = None
+        """Tokens whose hidden units are alive at once; None for all."""
         self.gated, joined = config.gated, config.activation == "relu" and not config.gated
         self.act = nn.Identity() if joined else ACTIVATIONS[config.activation]
         self.up = Linear(config.width, config.inner * (2 if config.gated else 1), config.bias, relu=joined)
         self.down = Linear(config.inner, config.width, config.bias, config.residual_scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._all(x) if self.feed is None else in_chunks(self._all, x, self.feed)
+
+    def _all(self, x: Tensor) -> Tensor:
         x = self.up(x)
         if self.gated:
             gate, x = x.chunk(2, -1)

@@ -8,7 +8,7 @@ own embedding of words and its output matrix stay reachable for whoever works wi
 Letters: B rows, L tokens, R tokens read, D width, N layers, G heads of keys and values, d numbers in a head, V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.cache_utils import Cache
 
 from seqrl.core.errors import RecipeError
-from seqrl.nn.admit import VERIFIED, check_config, check_decoder, prove, read_config, say
-from seqrl.nn.attention import Read, places_in, see_cache, see_packed, take
+from seqrl.nn.admit import VERIFIED, check_config, check_decoder, check_ring, prove, read_config, say
+from seqrl.nn.attention import Cut, Read, places_in, see_cache, see_packed, take
 from seqrl.nn.kv import KVCache, Memory, length_after, make_cache, run_of
 from seqrl.nn.lora import add_lora
+from seqrl.nn.recompute import How
+from seqrl.nn.ringed import Ring, check_cut, prove_ring, put_ring
+from seqrl.nn.sparing import Sparing
+from seqrl.nn.stretch import check_learned, check_stretch, rotary_of, stretch_rotary
 
 __all__ = ["Pretrained", "add_lora"]
 
@@ -82,6 +86,8 @@ class Pretrained(nn.Module):
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._shape = (config.num_hidden_layers, heads, head_dim)
+        self._ring, self._ringed = Ring(kind), False
+        self._sparing = Sparing(kind, self.decoder, config.num_hidden_layers, self._ring)
         # On the meta device there are no numbers to test; a model is there only on its way to be loaded.
         if kind not in VERIFIED and self.embedding.weight.device.type != "meta":
             training = model.training
@@ -143,23 +149,39 @@ class Pretrained(nn.Module):
                 "; shorten the context, or take a body without a window"
             )
 
-    def _run(self, x: Tensor, pos: Tensor, mask: Tensor | None, memory: Memory | None = None) -> Tensor:
-        return self.decoder(
-            inputs_embeds=x.to(self.embedding.weight.dtype),
-            # Numbers to be added, for not every attention of transformers takes bools.
-            attention_mask=mask,
-            position_ids=pos.clamp(min=0),
-            past_key_values=None if memory is None else _Feed(memory),
-            use_cache=memory is not None,
-        ).last_hidden_state
+    def _run(self, x: Tensor, pos: Tensor, mask: Tensor | None, memory: Memory | None = None, cut: Cut | None = None) -> Tensor:
+        # What is written to a cache must not be written again.
+        self._sparing.allow(memory is None)
+        with self._ring.inside(cut):
+            return self.decoder(
+                inputs_embeds=x.to(self.embedding.weight.dtype),
+                # Numbers to be added, for not every attention of transformers takes bools.
+                attention_mask=mask,
+                position_ids=pos.clamp(min=0),
+                past_key_values=None if memory is None else _Feed(memory),
+                use_cache=memory is not None,
+            ).last_hidden_state
 
-    def forward(self, x: Tensor, read: Read = None, pack: Tensor | None = None, pos: Tensor | None = None) -> Tensor:
-        """Whole rows from their beginning, as ``Transformer.forward``.
+    def forward(
+        self,
+        x: Tensor,
+        read: Read = None,
+        pack: Tensor | None = None,
+        pos: Tensor | None = None,
+        cut: Cut | None = None,
+    ) -> Tensor:
+        """Whole rows from their beginning, or this process's piece of them, as ``Transformer.forward``.
 
         Raises:
-            ValueError: ``pos`` without ``pack``.
-            RecipeError: rows (or, on CPU, packed documents) longer than the model can take.
+            ValueError: ``pos`` without ``pack``; with a cut, no ``pos``, or something to ``read``.
+            RecipeError: rows (or, on CPU, packed documents) longer than the model can take, or a cut that it cannot honour.
         """
+        if cut is not None:
+            pos = check_cut(x, read, pos, cut)
+            self.prepare_ring()
+            if pos.device.type == "cpu":
+                self.check_context(int(pos.max()) + 1)
+            return self._run(x, pos, None, cut=cut)
         if pack is None:
             if pos is not None:
                 raise ValueError("positions within documents (pos) need the documents (pack)")
@@ -199,6 +221,39 @@ class Pretrained(nn.Module):
         places = torch.arange(x.shape[1], device=x.device)[None]
         self._run(x, places, None, Memory(cache.kv, rows[:, None], places + 1, fresh=True))
         cache.length[rows] = length
+
+    def prepare_ring(self) -> None:
+        """Puts ring attention where the model's own was; without a cut, that is the same function as before.
+
+        Raises:
+            RecipeError: the model has something that a ring cannot honour, by name.
+        """
+        if not self._ringed:
+            check_ring(self.config, self.decoder, self._window)
+            put_ring(self.decoder, self._ring)
+            self._ringed = True
+
+    def prove_ring(self, cut_of: Callable[[Tensor], Cut]) -> None:
+        """Holds ring attention against the model's own on a short row, as ``nn.ringed.prove_ring``."""
+        prove_ring(self, self.config.model_type, self.width, self._shape[0], self.max_positions, cut_of)
+
+    def recompute(self, how: How = "none", feed: int | None = None) -> None:
+        """What the backward pass computes again, as ``Transformer.recompute``; RecipeError where the model has no way to."""
+        self._sparing.set(how, feed)
+
+    def stretch(self, length: int | None, rope_base: float | None = None) -> None:
+        """Room for documents of ``length`` tokens, and another base of the rotary angles, as ``Transformer.stretch``.
+
+        Raises:
+            RecipeError: learned positions, which cannot grow, or numbers that make no sense.
+        """
+        check_stretch(length, rope_base)
+        rotary = rotary_of(self.decoder)
+        if not rotary:
+            check_learned(self.config.model_type, self.max_positions or 0, length, rope_base)
+            return
+        stretch_rotary(rotary, [self.config, self.decoder.config], length, rope_base)
+        self.max_positions = length or self.max_positions
 
 
 def _fused(make: Any, *args: Any, **settings: Any) -> PreTrainedModel:

@@ -55,13 +55,16 @@ class StreamHeads(nn.Module):
         return self.numbers[key] if key else None
 
     def asks(self, batch: PackedBatch) -> Asks:
-        """(domain, slot) -> which tokens predict it, for all that is trained in ``batch``."""
-        return {
+        """(domain, slot) -> which tokens predict it, for all that is trained in ``batch``, or in its piece of a cut."""
+        asks = {
             (name, slot): asked(self.domains[name], part, batch.pos, slot)
             for slot in self.losses
             for name, part in batch.parts.items()
             if slot in self.domains[name].slots
         }
+        if batch.cut is None:
+            return asks
+        return {key: at.here(batch.cut.spot, self.number(*key) is not None) for key, at in asks.items()}
 
     def loss(self, y: Tensor, batch: PackedBatch, asks: Asks, spot: Tensor | None = None) -> Losses:
         """One term a slot, over all domains that have it, flat.
@@ -84,7 +87,7 @@ class StreamHeads(nn.Module):
     def _term(
         self, name: str, slot: str, y: Tensor, batch: PackedBatch, at: Asked, spot: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        head, target = self.number(name, slot), batch.parts[name].values[slot]
+        head, target = self.number(name, slot), at.of(batch.parts[name].values[slot])
         x = y[at.where if spot is None else spot[at.where]]
         if head is not None:
             value = head.loss(x[:, 0], target)
@@ -134,8 +137,14 @@ def read_only(asks: Asks, rows: int, tokens: int, most: float = 0.7) -> tuple[Te
 
 
 def stream_losses(model: Any, batch: PackedBatch) -> Losses:
-    """The losses of a model made of ``embed``, ``trunk`` and ``heads``: its last block computes only what is asked for."""
-    asks = model.heads.asks(batch)
+    """The losses of a model made of ``embed``, ``trunk`` and ``heads``: its last block computes only what is asked for.
+
+    Of rows that are cut over processes, those of this process's piece: sums and counts of all pieces add up to the rows'.
+    """
+    asks, cut = model.heads.asks(batch), batch.cut
+    if cut is not None:
+        y = model.trunk(model.embed(batch), pos=cut.take(batch.pos), cut=cut)
+        return model.heads.loss(y[0], batch, asks)
     read, spot = read_only(asks, *batch.pack.shape)
     y = model.trunk(model.embed(batch), read=read, pack=batch.pack, pos=batch.pos)
     return model.heads.loss(y.flatten(0, 1), batch, asks, spot)

@@ -8,7 +8,7 @@ Letters: B rows, L tokens in a row, S steps, N spans, W tokens in a step, P in t
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,10 +45,29 @@ class Asked(NamedTuple):
         where: ``[S, K]`` int64, places in the flattened rows; ``[S, 1]`` where one token answers for all of the slot.
         weight: ``[S, K]`` float32, what each counts; 0 where nothing stands in front to predict from. Of a slot of numbers the
             sum over K is what its one token counts.
+        rows: ``[S]`` int64, which of the part's steps these are; None: all of them.
     """
 
     where: Tensor
     weight: Tensor
+    rows: Tensor | None = None
+
+    def of(self, values: Tensor) -> Tensor:
+        """What is to be predicted, of all ``values`` of the slot."""
+        return values if self.rows is None else values[self.rows]
+
+    def here(self, spot: Tensor, once: bool) -> "Asked":
+        """What is predicted from a piece of the rows; ``where`` then are places in the piece.
+
+        Args:
+            spot: ``[B * L]`` int64, where each place stands in it, -1 elsewhere.
+            once: one token, the first, answers for all of the slot.
+        """
+        at = spot[self.where[:, :1] if once else self.where]
+        rows = (at >= 0).any(1).nonzero()[:, 0]
+        at, weight = at[rows], self.weight[rows]
+        # Of a step that lies in two pieces each counts its own tokens.
+        return Asked(at.clamp(min=0), weight if once else weight * (at >= 0), rows)
 
 
 def asked(domain: Domain, part: Part, pos: Tensor, slot: str) -> Asked:
@@ -204,25 +223,40 @@ class StreamEmbedding(nn.Module):
         return (self.table(ids) + self.places(self._span(domain, slot)[token]))[:, None]
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """``[B, L, D]``; zeros where no token stands."""
-        B, L = batch.pack.shape
-        rows, blocks = [], []
+        """``[B, L, D]``, or ``[1, C, D]`` of a piece of the rows; zeros where no token stands."""
+        (B, L), cut = batch.pack.shape, batch.cut
+        shape = (B, L) if cut is None else (1, len(cut.at))
+        # In a piece that has no token, too, the vectors must be ones that gradients may come back to.
+        rows, blocks = [], [] if cut is None else [self.places.weight[:0]]
         for name, part in batch.parts.items():
             d = self.domains[name]
-            block = self.tokens(name, d.step, part.values)
-            blocks.append(block.flatten(0, 1))
-            rows.append((part.at[:, None] + torch.arange(d.W, device=part.at.device)).flatten())
+            fed = [(d.step, part.at[:, None] + torch.arange(d.W, device=part.at.device))]
             first = part.front
             for slot in d.prefix:
                 k = torch.arange(d.tokens(slot), device=first.device)
-                block, there = self.tokens(name, [slot], part.values), k < part.lengths[slot][:, None]
-                blocks.append(block.flatten(0, 1))
                 # What is not there goes to a row of its own, behind all others, and is cut off.
-                rows.append(torch.where(there, first[:, None] + k, B * L).flatten())
+                fed.append(([slot], torch.where(k < part.lengths[slot][:, None], first[:, None] + k, B * L)))
                 first = first + part.lengths[slot]
+            for slots, at in fed:
+                values = {n: part.values[n] for n in slots}
+                if cut is not None:
+                    mine, at = _here(at, cut)
+                    if not len(mine):
+                        continue
+                    values = {n: v[mine] for n, v in values.items()}
+                blocks.append(self.tokens(name, slots, values).flatten(0, 1))
+                rows.append(at.flatten())
         joined = torch.cat(blocks) if len(blocks) > 1 else blocks[0]
-        out = joined.new_zeros(B * L + 1, joined.shape[1])
-        return out.index_copy(0, torch.cat(rows), joined)[:-1].view(B, L, -1)
+        out = joined.new_zeros(shape[0] * shape[1] + 1, joined.shape[1])
+        return (out.index_copy(0, torch.cat(rows), joined) if rows else out + joined.sum())[:-1].view(*shape, -1)
+
+
+def _here(at: Tensor, cut: Any) -> tuple[Tensor, Tensor]:
+    """Which steps ``[R]`` of places ``at [S, K]`` have a token in a piece, and where it has them ``[R, K]``: C where not."""
+    spot = torch.cat((cut.spot, cut.spot.new_full((1,), -1)))[at]
+    mine = (spot >= 0).any(1).nonzero()[:, 0]
+    spot = spot[mine]
+    return mine, spot.where(spot >= 0, len(cut.at))
 
 
 __all__ = ["Asked", "Domain", "Ranges", "StreamEmbedding", "asked"]

@@ -4,22 +4,26 @@ It takes what stands in a stream already embedded, ``[B, L, D]``, and answers ve
 of a class of transformers (see nn/twins.py for moving weights): ``gpt2``, ``llama``, ``qwen2``, ``qwen3``. Three things the
 twins do not do: the last block is computed only for the tokens that are read; the cache is static, batch first, and lets
 every row stand at its own position, go back, and sit a token out; and rows are right-padded, so that a mask is made only
-where several documents are packed into one row.
+where several documents are packed into one row. For rows too long for one device see ``nn.ringed`` and ``nn.recompute``.
 
 Letters: B rows, L tokens, R tokens read, D width, N blocks, H heads, G heads of keys and values, d numbers in a head.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from seqrl.core.errors import RecipeError, did_you_mean
-from seqrl.nn.attention import Read, Sight, places_in, see_cache, see_packed, see_square
+from seqrl.nn.attention import NO_DROPPED_WEIGHTS, Cut, Read, Sight, places_in, see_cache, see_cut, see_packed, see_square
 from seqrl.nn.blocks import ACTIVATIONS, Block
 from seqrl.nn.dropout import dropout
 from seqrl.nn.kv import KVCache, Memory, length_after, make_cache, run_of
+from seqrl.nn.recompute import How, again, check_recompute
+from seqrl.nn.ringed import check_cut, prove_ring
+from seqrl.nn.stretch import check_learned, check_stretch
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"norm": "layer", "bias": True, "qkv_bias": True, "gated": False, "activation": "gelu_new", "positions": "learned"},
@@ -101,6 +105,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.layers))
         self.norm = (nn.LayerNorm if config.norm == "layer" else nn.RMSNorm)(config.width, config.eps)
         self._theta = config.rope_theta if config.positions == "rotary" else None
+        self._how: How = "none"
 
     def _run(self, x: Tensor, sight: Sight, read: Read, memory: Memory | None = None) -> Tensor:
         # The residual stream keeps the weights' precision, whatever autocast made of what is fed.
@@ -108,15 +113,28 @@ class Transformer(nn.Module):
         if self.training:
             x = dropout(x, self.config.dropout)
         for block in self.blocks[:-1]:
-            x = block(x, sight, memory=memory)
-        return self.norm(self.blocks[-1](x, sight.at(read), read, memory))
+            x = self._block(block, x, sight, None, memory)
+        return self.norm(self._block(self.blocks[-1], x, sight.at(read), read, memory))
+
+    def _block(self, block: Block, x: Tensor, sight: Sight, read: Read, memory: Memory | None) -> Tensor:
+        # What is written to a cache must not be written again.
+        if self._how == "none" or memory is not None or not torch.is_grad_enabled():
+            return block(x, sight, read, memory)
+        return again(block, x, sight, read, offload=self._how == "offload")
 
     def _placed(self, x: Tensor, at: Tensor) -> Tensor:
         """Adds the learned positions ``at [L]`` or ``[B, L]``; those of padding and of absent tokens are below 0."""
         return x if self.positions is None else x + self.positions(at.clamp(min=0))
 
-    def forward(self, x: Tensor, read: Read = None, pack: Tensor | None = None, pos: Tensor | None = None) -> Tensor:
-        """Whole rows from their beginning.
+    def forward(
+        self,
+        x: Tensor,
+        read: Read = None,
+        pack: Tensor | None = None,
+        pos: Tensor | None = None,
+        cut: Cut | None = None,
+    ) -> Tensor:
+        """Whole rows from their beginning, or this process's piece of them.
 
         Args:
             x: ``[B, L, D]``, right-padded where rows differ in length.
@@ -124,15 +142,19 @@ class Transformer(nn.Module):
             pack: ``[B, L]`` int64, where rows hold several documents: the document of each token within its row, -1 for
                 padding. Documents are contiguous, and none sees another. Outputs of padding are finite and mean nothing.
             pos: ``[B, L]`` int64, position of each token within its document; counted from ``pack`` if not given.
+            cut: ``x [1, N, D]`` and ``pos [1, N]`` are what it takes of whole rows (context/cut.py); ``pack`` is not looked at.
 
         Returns:
             ``[B, R, D]``.
 
         Raises:
-            ValueError: ``pos`` without ``pack``.
+            ValueError: ``pos`` without ``pack``; with a cut, no ``pos``, or something to ``read``.
         """
         theta, head_dim = self._theta, self.config.head_dim
-        if pack is None:
+        if cut is not None:
+            pos = check_cut(x, read, pos, cut)
+            sight = see_cut(pos, cut, theta, head_dim)
+        elif pack is None:
             if pos is not None:
                 raise ValueError("positions within documents (pos) need the documents (pack)")
             sight, pos = see_square(x.shape[1], theta, head_dim, x.device), torch.arange(x.shape[1], device=x.device)
@@ -195,3 +217,44 @@ class Transformer(nn.Module):
             x = block(x, sight, memory=memory)
         self.blocks[-1].remember(x, sight, memory)
         cache.length[rows] = length
+
+    def prepare_ring(self) -> None:
+        """Raises RecipeError where ring attention cannot take the place of this trunk's own."""
+        if self.config.attention_dropout:
+            raise RecipeError(NO_DROPPED_WEIGHTS)
+
+    def prove_ring(self, cut_of: Callable[[Tensor], Cut]) -> None:
+        """Holds ring attention against this trunk's own on a short row, as ``nn.ringed.prove_ring``."""
+        longest = self.config.max_positions if self.positions is not None else None
+        prove_ring(self, "trunk", self.config.width, self.config.layers, longest, cut_of)
+
+    def recompute(self, how: How = "none", feed: int | None = None) -> None:
+        """What the backward pass computes again (nn/recompute.py).
+
+        Args:
+            how: "none"; "blocks", all but the input of each block; "offload", with these inputs in the host's memory.
+            feed: tokens of a row whose hidden units are alive at once.
+
+        Raises:
+            RecipeError: neither of the three, or no token.
+        """
+        check_recompute(how, feed)
+        self._how = how
+        for block in self.blocks:
+            block.mlp.feed = feed
+
+    def stretch(self, length: int | None, rope_base: float | None = None) -> None:
+        """Room for documents of ``length`` tokens, and another base of the rotary angles; ``config`` says so, too.
+
+        Args:
+            length, rope_base: None for what they were. A body whose positions do not matter takes any length.
+
+        Raises:
+            RecipeError: learned positions, which cannot grow, or numbers that make no sense.
+        """
+        check_stretch(length, rope_base)
+        if self._theta is not None:
+            self._theta = rope_base or self._theta
+            self.config = replace(self.config, max_positions=length or self.config.max_positions, rope_theta=self._theta)
+        elif self.positions is not None:
+            check_learned("trunk", self.config.max_positions, length, rope_base)

@@ -19,6 +19,7 @@ from transformers import initialization as init
 
 from seqrl.core.contracts import Ports
 from seqrl.core.errors import RecipeError
+from seqrl.nn.bodies import words_of
 from seqrl.nn.pretrained import Pretrained
 from seqrl.nn.ranges import Range, lay_ranges
 from seqrl.nn.streams import Domain
@@ -46,6 +47,29 @@ def deal(domains: Mapping[str, Domain], words: int, shared: bool) -> tuple[int, 
     others = {n: replace(p, vocabs={s: 0 if (n, s) in texts else v for s, v in p.vocabs.items()}) for n, p in ports.items()}
     total, ranges = lay_ranges(others, shared, max(words, *texts.values()) if texts else words)
     return total, ranges | {(n, s): Range(0, 0, v, ports[n].widths[s]) for (n, s), v in texts.items()}
+
+
+def check_words(domains: Mapping[str, Domain], words: int, base: str | None = None) -> None:
+    """Holds the texts against the words of a body.
+
+    Args:
+        words: R, rows of the body's vocabulary. base: where its tokenizer may lie; looked for only if given.
+
+    Raises:
+        RecipeError: a text is read out, or its tokenizer is not the body's, as far as numbers tell.
+    """
+    texts = [(d, slot) for d in domains.values() for slot in d.slots if is_text(d.ports, slot)]
+    found = words_of(base) if texts and base else None
+    for d, slot in texts:
+        has = d.ports.vocabs[slot] - 1
+        if slot in d.readout:
+            raise RecipeError(f"layout '{d.layout}' (domain {d.name}): '{slot}' is a text and stands behind '>'; texts are fed")
+        theirs, whose = words if found is None or has > words else found, f"'{base}'" if base else "the body"
+        if has > words or has != (found or has):
+            raise RecipeError(
+                f"domain {d.name}: the tokenizer of '{slot}' has {has} ids, and {whose} has {theirs}: words would be taken for "
+                f"others; set tokens.slots.{slot}.tokenizer={base or 'the one of the body'}"
+            )
 
 
 def quiet_ids(config: Mapping[str, Any], words: int, count: int) -> list[int]:

@@ -58,6 +58,8 @@ class GatoConfig(PreTrainedConfig):
     """Hidden units of the feed-forward layer; None means 4 times the width, or 8/3 where it is gated."""
     activation: str | None = None
     """Activation of the feed-forward layer; None means the family's."""
+    rope_base: float | None = None
+    """Base of the rotary angles, where the body has them; None means 10,000. Stages of longer rows raise it."""
     dropout: float = 0.1
     """On embeddings and residual branches."""
     attention_dropout: float = 0.0
@@ -106,6 +108,7 @@ class GatoConfig(PreTrainedConfig):
                 "dropout": chance,
                 "attention_dropout": chance,
                 "entropy": (0, None),
+                "rope_base": (1, None),
                 "init_std": (0, None),
                 "embed_std": (0, None),
             },
@@ -119,6 +122,7 @@ class GatoConfig(PreTrainedConfig):
             inner=self.inner,
             activation=self.activation,
             max_positions=self.length,
+            rope_theta=self.rope_base,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
         )

@@ -61,6 +61,8 @@ class TrajectoryConfig(PreTrainedConfig):
     """Hidden units of the feed-forward layer; None means 4 times the width, or 8/3 where it is gated."""
     activation: str | None = None
     """Activation of the feed-forward layer; None means the family's."""
+    rope_base: float | None = None
+    """Base of the rotary angles, where the body has them; None means 10,000. Stages of longer rows raise it."""
     dropout: float = 0.1
     """On embeddings and residual branches."""
     attention_dropout: float | None = None
@@ -122,7 +124,7 @@ class TrajectoryConfig(PreTrainedConfig):
         """What the model is built from; raises RecipeError where settings and layouts clash."""
         domains, plan = check_domains(self), self.search()
         chances = {"dropout": (0, 1), "attention_dropout": (0, 1)}
-        check_ranges(self, {**chances, "init_std": (0, None), "embed_std": (0, None)})
+        check_ranges(self, {**chances, "rope_base": (1, None), "init_std": (0, None), "embed_std": (0, None)})
         for domain in domains.values():
             check_plan(plan, domain, self.losses, self.length)
         trunk = family_config(
@@ -134,6 +136,7 @@ class TrajectoryConfig(PreTrainedConfig):
             inner=self.inner,
             activation=self.activation,
             max_positions=self.length,
+            rope_theta=self.rope_base,
             dropout=self.dropout,
             attention_dropout=self.dropout if self.attention_dropout is None else self.attention_dropout,
         )

@@ -22,20 +22,19 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from seqrl.core.contracts import Losses, Ports
-from seqrl.core.errors import RecipeError, did_you_mean
+from seqrl.core.errors import RecipeError
 from seqrl.core.packed import PackedBatch
 from seqrl.core.settings import check_ranges, check_settings
+from seqrl.nn import bodies
 from seqrl.nn.init import init_weights
 from seqrl.nn.pretrained import Pretrained, add_lora
 from seqrl.nn.streamheads import StreamHeads, stream_losses
 from seqrl.nn.streams import Domain, StreamEmbedding
-from seqrl.policies import _bodies, _words
+from seqrl.policies import _words
 from seqrl.policies._player import Player
 from seqrl.policies._ports import check_domains
 
 PACKED = True
-
-_LORA: dict[str, Any] = {"rank": int, "alpha": int | float, "dropout": int | float, "targets": str | list | tuple}
 
 
 class VLAConfig(PreTrainedConfig):
@@ -89,18 +88,11 @@ class VLAConfig(PreTrainedConfig):
         """
         check_settings(cls, settings)
         base, body = settings.get("base"), settings.get("body")
-        if (base is None) == (body is None):
-            raise RecipeError(
-                "model.base: name the language model to begin with, a folder or an id on the Hub (such as "
-                "model.base=Qwen/Qwen2.5-0.5B); or give model.body, a config, to begin at random; "
-                + ("not both" if base else "here is neither")
-            )
-        if base is not None:
-            settings["body"] = body = _bodies.base_config(base)
+        settings["body"] = body = bodies.choose_body(base, body)
         config = cls(ports={n: asdict(p) for n, p in ports.items()}, length=length, **settings)
         domains, _ = config.plan()
         if base is not None:
-            _bodies.check_words(domains, _bodies.read_config(body).vocab_size, base)
+            _words.check_words(domains, bodies.read_config(body).vocab_size, base)
         return config
 
     @classmethod
@@ -120,21 +112,11 @@ class VLAConfig(PreTrainedConfig):
         check_ranges(self, {"entropy": (0, None), "init_std": (0, None)})
         if not isinstance(self.body, Mapping):
             raise RecipeError("model.body: there is none; make this config with VLAConfig.for_domains(ports, length, base=...)")
-        body = _bodies.plain_config(self.body)
-        _bodies.check_room(body, self.length)
-        _bodies.check_words(domains, _bodies.read_config(body).vocab_size)
-        if self.lora is not None:
-            self._check_lora(self.lora)
+        body = bodies.plain_config(self.body)
+        bodies.check_room(body, self.length)
+        _words.check_words(domains, bodies.read_config(body).vocab_size)
+        bodies.check_lora(self.lora, self.freeze)
         return domains, body
-
-    def _check_lora(self, lora: dict) -> None:
-        for name, value in lora.items():
-            if name not in _LORA:
-                raise RecipeError(f"model.lora.{name}: unknown{did_you_mean(name, _LORA)} (there are: {', '.join(_LORA)})")
-            if isinstance(value, bool) or not isinstance(value, _LORA[name]):
-                raise RecipeError(f"model.lora.{name}: {value!r} is none of its values")
-        if self.freeze:
-            raise RecipeError("model.freeze: with model.lora the body is frozen already; leave one of them out")
 
 
 class VLA(PreTrainedModel):
@@ -150,12 +132,13 @@ class VLA(PreTrainedModel):
         self.domains, self._body_config = config.plan()
         self.losses = tuple(config.losses)
         self.trunk = Pretrained(self._body_config) if body is None else body
-        self.trunk.register_load_state_dict_post_hook(_bodies.wake)
+        self.trunk.register_load_state_dict_post_hook(bodies.wake)
         if config.lora is not None:
             add_lora(self.trunk, **config.lora)
         for module in self.trunk.modules():
-            # The body's weights are drawn or loaded by now, and finishing the policy must leave them alone.
-            module._is_hf_initialized = True
+            # The body's weights are drawn or loaded by now, and finishing the policy must leave them alone. What has none but
+            # angles of positions, which no file holds, is filled anew.
+            module._is_hf_initialized = any(True for _ in module.parameters(recurse=False))
         words = self.trunk.embedding.weight.shape[0]
         total, ranges = _words.deal(self.domains, words, config.vocabulary == "shared")
         if config.actions == "least_used":
@@ -165,13 +148,13 @@ class VLA(PreTrainedModel):
         own = {"kind": config.head, "squash": config.squash, "entropy": config.entropy}
         self.heads = StreamHeads(self.domains, self.losses, ranges, _words.WordHead(table), self.trunk.width, **own)
         texts = {s for d in self.domains.values() for s in d.slots if _words.is_text(d.ports, s)}
-        _bodies.train_only(self.trunk, config.freeze, bool(texts), bool(texts & set(self.losses)))
+        bodies.train_only(self.trunk, config.freeze, bool(texts), bool(texts & set(self.losses)))
         self.post_init()
 
     @classmethod
     def begin(cls, config: VLAConfig) -> "VLA":
         """A model to train, with the weights of ``config.base`` if it names one; raises RecipeError if it is not there."""
-        return cls(config, Pretrained.load(_bodies.place(config.base)) if config.base else None)
+        return cls(config, Pretrained.load(bodies.place(config.base)) if config.base else None)
 
     def _init_weights(self, module: nn.Module) -> None:
         table, codes = self.embed.table, self.heads.codes
@@ -192,6 +175,12 @@ class VLA(PreTrainedModel):
     def counts(self, batch: PackedBatch) -> dict[str, Tensor]:
         """What each term of ``forward`` counts in ``batch``, scalars, without computing the terms."""
         return self.heads.counts(batch)
+
+    def stretch(self, length: int | None, rope_base: float | None = None) -> None:
+        """Room for rows of ``length`` tokens and another base of the body's rotary angles (core/contracts.py, LongBody)."""
+        self.trunk.stretch(length, rope_base)
+        self.config.length = length or self.config.length
+        self.config.body = self._body_config = bodies.plain_config(self.trunk.config)
 
     def player(self, domain: str) -> Player:
         """The policy of one domain; raises RecipeError where there is none of that name."""

@@ -21,6 +21,7 @@ Named = str | Mapping[str, Any] | EpisodeSpec
 
 # Beginning of an id -> package that registers such ids, extra of ours that installs it.
 _FAMILIES = (
+    (r"seqrl/KeyValue", "seqrl.sources._key_value", "all"),
     (r"seqrl/", "seqrl.sources._hidden_order", "all"),
     (r"ALE/", "ale_py", "atari"),
     (r"(BabyAI|MiniGrid)-", "minigrid", "minigrid"),

@@ -12,6 +12,7 @@ from seqrl.sources._spaces import Space, space_json
 
 # How an environment's id begins -> the package that registers it, and the extra that brings it.
 _FAMILIES = {
+    ("seqrl/KeyValue",): ("seqrl.sources._key_value", "all"),
     ("seqrl/",): ("seqrl.sources._hidden_order", "all"),
     ("ALE/",): ("ale_py", "atari"),
     ("MiniGrid-", "BabyAI-"): ("minigrid", "minigrid"),

@@ -68,7 +68,10 @@ def law_of(env: str) -> Law:
 
 
 # Environment -> the file of its players: a table PLAYERS by name, and which of them ``scripted`` means, joined with +.
-_WITH_PLAYERS = {"seqrl/HiddenOrder-v0": "seqrl.sources._hidden_order_players"}
+_WITH_PLAYERS = {
+    "seqrl/HiddenOrder-v0": "seqrl.sources._hidden_order_players",
+    "seqrl/KeyValue-v0": "seqrl.sources._key_value_players",
+}
 
 
 def players_of(env: str, policy: str) -> list[Player]:

@@ -12,9 +12,11 @@ from pydantic import ValidationError, create_model
 
 from seqrl.core import kinds
 from seqrl.core.config import Frozen, Path_, explain
+from seqrl.core.documents import MODALITIES
 from seqrl.core.errors import RecipeError, did_you_mean
 from seqrl.core.layout import Layout
 from seqrl.data.dataset import OWN, domains_of
+from seqrl.data.documents_config import choices_of
 from seqrl.data.slots import TokensConfig
 
 # Settings of a model that come from the data or from another part of the recipe (train.losses), never from model.*.
@@ -37,6 +39,7 @@ def strange_kinds(raw: dict[str, Any]) -> list[str]:
     for slots in (entries("tokens", "slots"), *of_domains):
         named += [(s, "tokens") for s in (slots.values() if isinstance(slots, dict) else ())]
     named += [(s, "sources") for s in (sources if isinstance(sources, list) else ())]
+    named.append((entries("tokens", "documents", "frames"), "tokens"))
     kinds_named = [(str(e["kind"]), room) for e, room in named if isinstance(e, dict) and "kind" in e]
     return [kind for kind, room in kinds_named if not kinds.is_own(kind, room)]
 
@@ -107,12 +110,27 @@ def check_sources(raw: Any, where: dict[Path_, str], source: str) -> list[str]:
         if domain is not None and not (isinstance(domain, str) and _DOMAIN.match(domain)):
             said = f"a name of letters, digits, _ and - is wanted (got {domain!r})"
             wrong.append(f"{where.get((*place, 'domain'), line)}: data.sources.{i}.domain: {said}")
+        wrong += _check_examples(entry, place, where, line)
         for key, most in (("weight", None), ("top", 1), ("tokens", None)):
             value = entry.get(key)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (number and value > 0 and (most is None or value <= most)):
                 said = "a positive number" + (f" up to {most}" if most else "")
                 wrong.append(f"{where.get((*place, key), line)}: data.sources.{i}.{key}: {said} is wanted (got {value!r})")
+    return wrong
+
+
+def _check_examples(entry: dict[str, Any], place: Path_, where: dict[Path_, str], line: str) -> list[str]:
+    """What a source says for token documents alone: its group, and fields of its own."""
+    wrong, at = [], ".".join(map(str, place))
+    if (group := entry.get("group")) is not None and not (isinstance(group, str) and _DOMAIN.match(group)):
+        said = f"a name of letters, digits, _ and - is wanted (got {group!r})"
+        wrong.append(f"{where.get((*place, 'group'), line)}: {at}.group: {said}")
+    if (fields := entry.get("fields")) is not None:
+        try:
+            choices_of(fields if isinstance(fields, str | list) else str(fields))
+        except (ValueError, TypeError, AttributeError) as e:
+            wrong.append(f"{where.get((*place, 'fields'), line)}: {at}.fields: {e}")
     return wrong
 
 
@@ -128,6 +146,8 @@ def check_tokens(raw: Any, where: dict[Path_, str], source: str) -> list[str]:
         # What is given for all may be meant for the slots of some.
         wrong, known = wrong + more, (*known, *names)
         wrong += [] if more else _check_slots(own.get("slots"), names, (*place, "slots"), where, source)
+    documents = raw.get("documents") if isinstance(raw.get("documents"), dict) else {}
+    wrong += _check_codec(documents.get("frames"), ("tokens", "documents", "frames"), where, source)
     return wrong or _check_slots(raw.get("slots"), known, ("tokens", "slots"), where, source)
 
 
@@ -146,15 +166,59 @@ def _check_slots(slots: Any, known: tuple[str, ...], place: Path_, where: dict[P
         line = where.get(at, source)
         if name not in known:
             wrong.append(f"{line}: {said}.{name}: the layout has no such slot{did_you_mean(name, known)}")
-        if isinstance(entry, dict) and "kind" in entry:
-            try:
-                config = kinds.load(str(entry["kind"]), "tokens").Config
-                config.model_validate({k: v for k, v in entry.items() if k != "from"})
-            except RecipeError as e:
-                wrong.append(f"{where.get((*at, 'kind'), line)}: {said}.{name}.kind: {e}")
-            except ValidationError as e:
-                wrong += explain(e, config, where, source, at)
+        wrong += _check_codec(entry, at, where, source)
     return wrong
+
+
+def _check_codec(entry: Any, at: Path_, where: dict[Path_, str], source: str) -> list[str]:
+    """Mistakes in the settings of a codec, where it names its kind."""
+    if not isinstance(entry, dict) or "kind" not in entry:
+        return []
+    try:
+        config = kinds.load(str(entry["kind"]), "tokens").Config
+        config.model_validate({k: v for k, v in entry.items() if k != "from"})
+    except RecipeError as e:
+        spot = (*at, "kind")
+        return [f"{where.get(spot, where.get(at, source))}: {'.'.join(map(str, spot))}: {e}"]
+    except ValidationError as e:
+        return explain(e, config, where, source, at)
+    return []
+
+
+def _check_documents(raw: dict[str, Any], said: Callable[[Path_, str], None]) -> None:
+    """What token documents ask of the other parts of a recipe, and those of them."""
+    kind, asked, sources = str(raw["model"]["kind"]), (raw.get("tokens") or {}).get("documents"), raw["data"]["sources"]
+    reads = kinds.reads_documents(kind)
+    if reads and not asked:
+        said(("model", "kind"), f"{kind} reads token documents: give tokens.documents, and tokens.pack, the tokens in a row")
+    if asked and not reads:
+        rooms = ((room, n) for room in ("worlds", "policies") for n in kinds.names(room))
+        others = ", ".join(f"{room}.{n}" for room, n in rooms if kinds.reads_documents(f"{room}.{n}"))
+        said(("tokens", "documents"), f"{kind} reads no token documents: leave tokens.documents out, or take one of {others}")
+    if not asked:
+        for i, entry in enumerate(sources):
+            if kinds.gives_examples(str(entry["kind"])):
+                message = f"'{entry['kind']}' holds no episodes but examples, for tokens.documents alone"
+                said(("data", "sources", i, "kind"), f"data.sources.{i}.kind: {message}")
+            for key in ("group", "fields"):
+                if entry.get(key) is not None:
+                    said(("data", "sources", i, key), f"data.sources.{i}.{key}: is for tokens.documents; leave it out")
+        return
+    for i, entry in enumerate(sources):
+        for key in ("top", "tokens", "domain"):
+            if entry.get(key) is not None:
+                said(("data", "sources", i, key), f"data.sources.{i}.{key}: token documents have none; leave it out")
+    for key, usual in (("top", None), ("discount", 1.0), ("termination_penalty", 0.0), ("delayed", False)):
+        if raw["data"].get(key, usual) != usual:
+            said(("data", key), f"data.{key}: token documents hold no returns; leave it out")
+    evaluate = raw.get("evaluate") or {}
+    if evaluate.get("at_end") or evaluate.get("every"):
+        message = "what reads token documents is played nowhere; say evaluate: {at_end: false}, and see with seqrl generate"
+        said(("evaluate",), f"evaluate: {message}")
+    for name in (raw.get("train") or {}).get("losses") or {}:
+        if name not in MODALITIES:
+            known = f"{did_you_mean(name, MODALITIES)} (there are: {', '.join(MODALITIES)})"
+            said(("train", "losses", name), f"train.losses: token documents have no '{name}'{known}")
 
 
 def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str) -> list[str]:
@@ -168,9 +232,10 @@ def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str) ->
         spots = (place[:n] for n in range(len(place), 0, -1))
         wrong.append(f"{next((where[s] for s in spots if s in where), source)}: {message}")
 
+    _check_documents(raw, said)
     if packed and pack is None:
         said(("model", "kind"), f"{kind} reads packed rows: give tokens.pack, the tokens in a row (such as 512)")
-    if not packed and pack is not None:
+    if not packed and pack is not None and not tokens.get("documents"):
         others = ", ".join(f"policies.{n}" for n in kinds.names("policies") if kinds.reads_packed(f"policies.{n}"))
         said(("tokens", "pack"), f"{kind} reads windows: leave tokens.pack out, or take a model of packed rows ({others})")
     known = domains_of(sources)
@@ -190,6 +255,9 @@ def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str) ->
     weights = [entry.get("weight") is not None for entry in sources]
     if any(weights) and not all(weights):
         said(("data", "sources", weights.index(False)), "data.sources: give every source a weight, or none")
+    if tokens.get("documents"):
+        # A layout says nothing of them.
+        return wrong
     own = {n: (d or {}).get("layout") for n, d in domains.items()}
     default = tokens.get("layout") or TokensConfig().layout
     layouts = {n: Layout.parse(str(own.get(n) or default)) for n in (known if pack is not None else [""])}

@@ -1,8 +1,9 @@
 """Checkpoints that are whole or not there: written aside, flushed, renamed.
 
 ``checkpoints/step-00001000/{bundle/, trainer/}``, and ``checkpoints/last`` pointing to the newest. The bundle is a complete
-model; the trainer folder holds what only going on needs: optimiser moments, raw weights where the bundle holds their average,
-and the step. All tensors are safetensors, everything else JSON: nothing is ever unpickled. A process killed at any moment
+model, whatever engine trained it; the trainer folder holds what only going on needs: optimiser moments, raw weights where the
+bundle holds their average, the step, and of several processes a file each (``state-00001.safetensors`` on), with what that
+process alone has. All tensors are safetensors, everything else JSON: nothing is ever unpickled. A process killed at any moment
 leaves the checkpoint before, and at most a ``.part`` folder that the next one sweeps away.
 """
 
@@ -20,6 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from seqrl.core.errors import BundleError, UserError
+
+OWN = ("shard/", "tally/")
+"""How tensors are called that each process has of its own."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,35 @@ def _flush_tree(folder: Path) -> None:
     _flush(folder)
 
 
-def save(run: Path, state: TrainerState, write_bundle: Callable[[Path], None], keep: int) -> Path:
+def _places(run: Path, step: int) -> tuple[Path, Path, bool]:
+    """Where a checkpoint is written, what it is called when it is whole, and whether it is that already."""
+    home = run / "checkpoints"
+    part, whole = home / f".part-{name_of(step)}", home / name_of(step)
+    # A run stopped right after a regular save: the state is a function of the step, so this is it already.
+    return part, whole, (whole / "trainer" / "state.json").is_file()
+
+
+def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
+
+
+def add(run: Path, state: TrainerState, rank: int, meet: Callable[[], None]) -> None:
+    """What process ``rank`` (1 on) adds to the checkpoint that the first one is saving; ``meet`` as there."""
+    part, _, there = _places(run, state.step)
+    if there:
+        return
+    meet()
+    _write(part / "trainer" / f"state-{rank:05d}.safetensors", state.tensors)
+    meet()
+
+
+def save(
+    run: Path,
+    state: TrainerState,
+    write_bundle: Callable[[Path], None],
+    keep: int,
+    meet: Callable[[], None] = lambda: None,
+) -> Path:
     """Writes a checkpoint and makes it the last.
 
     Args:
@@ -58,21 +90,23 @@ def save(run: Path, state: TrainerState, write_bundle: Callable[[Path], None], k
         state: for ``trainer/``.
         write_bundle: called with the folder to fill.
         keep: how many checkpoints to leave, this one included.
+        meet: waits for all processes: once when the folder is there, once when each has added what it has.
 
     Raises:
         UserError: the disk is full; earlier checkpoints stay, nothing half-written remains.
     """
     home = run / "checkpoints"
     home.mkdir(parents=True, exist_ok=True)
-    part, whole = home / f".part-{name_of(state.step)}", home / name_of(state.step)
-    if (whole / "trainer" / "state.json").is_file():
-        # A run stopped right after a regular save: the state is a function of the step, so this is it already.
+    part, whole, there = _places(run, state.step)
+    if there:
         return whole
     shutil.rmtree(part, ignore_errors=True)
     try:
-        write_bundle(part / "bundle")
         (part / "trainer").mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}, part / "trainer" / "state.safetensors")
+        meet()
+        write_bundle(part / "bundle")
+        _write(part / "trainer" / "state.safetensors", state.tensors)
+        meet()
         (part / "trainer" / "state.json").write_text(json.dumps({"step": state.step, **state.facts}), encoding="utf-8")
         _flush_tree(part)
         os.rename(part, whole)
@@ -109,12 +143,21 @@ def last(run: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
-def load(checkpoint: Path) -> TrainerState:
-    """The trainer state of a checkpoint; raises BundleError where a file is truncated or missing."""
+def load(checkpoint: Path, rank: int = 0) -> TrainerState:
+    """The trainer state of a checkpoint, as process ``rank`` left it.
+
+    Raises:
+        BundleError: a file is truncated or missing.
+    """
     folder = checkpoint / "trainer"
     try:
         facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "state.safetensors")
+        if rank and facts.get("world", 1) > rank:
+            # What is every process's own (its moments, its sums) is not the first one's.
+            tensors = {n: t for n, t in tensors.items() if not n.startswith(OWN)}
+            own = folder / f"state-{rank:05d}.safetensors"
+            tensors |= load_file(own) if own.exists() or facts.get("engine") else {}
     except (OSError, ValueError, SafetensorError) as e:
         raise BundleError(
             f"{folder}: this checkpoint cannot be read ({e}); delete {checkpoint.name} to go on from the one before"

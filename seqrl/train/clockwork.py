@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seqrl import bundle
 from seqrl.rollout.evaluate import Report, evaluate_all
 from seqrl.rollout.fidelity import Fidelity
 from seqrl.rollout.result import to_json
 from seqrl.train import checkpoint, dreams, progress
-from seqrl.train.engine import Engine
+from seqrl.train.engine import Engine, Span
 from seqrl.train.finish import keep_reports
 from seqrl.train.loop import Clock, Trainer
 from seqrl.train.metrics import Metrics
@@ -42,13 +44,10 @@ class Outcome:
 
 
 def restore(trainer: Trainer, state: checkpoint.TrainerState) -> None:
-    """Puts back what ``Clockwork`` saved."""
-    raw = {k.removeprefix("model/"): v for k, v in state.tensors.items() if k.startswith("model/")}
-    trainer.bare.load_state_dict(raw)
-    checkpoint.unpack_optimizer(trainer.optimizer.optimizer, trainer.bare, state.tensors)
-    if trainer.engine.main:
-        # The sums of all processes are added up when they are told, so only one may bring the old ones back.
-        trainer.tally.restore(state.tensors, trainer.engine.device)
+    """Puts back what ``Clockwork`` saved, but for the weights, which a model must have before they are dealt out."""
+    checkpoint.unpack_optimizer(trainer.optimizer, trainer.bare, state.tensors)
+    trainer.engine.place.restore(trainer.optimizer, state.tensors)
+    trainer.tally.restore(state.tensors, trainer.engine.device)
     if trainer.average:
         for name, weight in trainer.average.weights.items():
             weight.copy_(state.tensors[f"average/{name}"])
@@ -69,18 +68,27 @@ def _flat(reports: dict[str, Report]) -> dict[str, float]:
 class Clockwork:
     """The run under way: the loop's clockwork around ``Trainer.step``."""
 
-    def __init__(self, recipe: Recipe, out: Path, engine: Engine, data: Data, tokenizer: Any, trainer: Trainer, step: int):
+    def __init__(
+        self, recipe: Recipe, out: Path, engine: Engine, data: Data, tokenizer: Any, trainer: Trainer, step: int, span: Span
+    ):
+        """
+        Args:
+            recipe: the whole run. span: the stage that is under way, and its steps. step: where it begins or goes on.
+        """
         self.recipe, self.out, self.engine, self.tokenizer, self.trainer = recipe, out, engine, tokenizer, trainer
-        self.data, self.first = data, step
+        self.data, self.first, self.span = data, step, span
         self.latest: dict[str, float] = {}
         self.reports: dict[str, Report] = {}
         self.dreams: dict[str, Fidelity] = {}
         self.metrics = Metrics(out, recipe.train.trackers, step) if engine.main else None
         self.clock = Clock()
 
-    def go(self) -> Outcome:
+    def go(self) -> Outcome | None:
+        """Trains to the end of its stage; what the run left, or None where another stage follows."""
         try:
             self._train()
+            if self.span.stop < self.recipe.train.steps:
+                return None
             if self.recipe.evaluate.at_end:
                 self._log(self.recipe.train.steps, self._play())
                 if self.engine.main and (last := checkpoint.last(self.out)):
@@ -94,22 +102,24 @@ class Clockwork:
 
     def _train(self) -> None:
         """Every step that is left; raises Interrupted, with all saved, when asked to stop."""
-        total, done = self.recipe.train.steps, self.first
-        if done == total:
+        total, stop_at, done = self.recipe.train.steps, self.span.stop, self.first
+        if done == stop_at:
             return
         self.trainer.model.train()
         with politely() as stop, progress.bar("training", "step", quiet=not self.engine.main) as show:
             show(done, total)
-            while done < total and not stop:
+            asked = self.engine.agree(stop.signal)
+            while done < stop_at and not asked:
                 self.trainer.step(done)
                 done += 1
                 self.clock.steps += 1
-                self._after(done, done == total)
+                self._after(done, done == stop_at)
                 show(done, total, f"loss {self.latest['loss']:.4f}" if "loss" in self.latest else "")
-            if done < total:
+                asked = self.engine.agree(stop.signal)
+            if done < total and asked:
                 self._save(done)
                 how = f"stopped at step {done:,} of {total:,}; everything is saved. Go on with: seqrl train --resume {self.out}"
-                raise Interrupted(how, stop.signal)
+                raise Interrupted(how, asked)
 
     def _after(self, done: int, over: bool) -> None:
         """What is due after ``done`` steps, in the order in which one thing needs another."""
@@ -125,23 +135,23 @@ class Clockwork:
             self.clock.pause(lambda: self._save(done))
 
     def _log(self, step: int, values: dict[str, float]) -> None:
+        if self.recipe.stages and values:
+            values = {"stage": self.span.number + 1, **values}
         self.latest |= values
         if self.metrics and values:
             self.metrics.write(step, values)
 
     def _play(self) -> dict[str, float]:
         """Evaluates with the weights that would be published; the other processes wait."""
-        played = self._evaluate() if self.engine.main else {}
-        self.engine.wait()
-        return played
-
-    def _evaluate(self) -> dict[str, float]:
-        kind = str(self.recipe.model["kind"])
         with self.trainer.published() as model:
-            model.eval()
-            look = self._act if dreams.plays(kind) else self._dream if dreams.dreams(kind) else self._give_back
-            found = look(model)
-            model.train()
+            return self.engine.alone(lambda: self._evaluate(model)) or {}
+
+    def _evaluate(self, model: Any) -> dict[str, float]:
+        kind = str(self.recipe.model["kind"])
+        model.eval()
+        look = self._act if dreams.plays(kind) else self._dream if dreams.dreams(kind) else self._give_back
+        found = look(model)
+        model.train()
         return found
 
     def _act(self, model: Any) -> dict[str, float]:
@@ -163,21 +173,33 @@ class Clockwork:
         return dreams.judge_encoder(model, self.tokenizer, self.data, self.out)
 
     def _save(self, step: int) -> None:
+        """A checkpoint, to which every process adds what it alone has."""
         self.trainer.check()
-        if self.engine.main:
-            self._write(step)
-        self.engine.wait()
-
-    def _write(self, step: int) -> None:
-        trainer, bare = self.trainer, self.trainer.bare
-        tensors = {f"model/{n}": t.clone() for n, t in bare.state_dict().items()}
-        tensors |= checkpoint.pack_optimizer(trainer.optimizer.optimizer, bare) | trainer.tally.tensors()
+        trainer, engine = self.trainer, self.engine
+        own = trainer.tally.tensors() | engine.place.shards(trainer.optimizer)
+        raw = {f"model/{n}": t for n, t in engine.place.weights(trainer.bare).items()}
         if trainer.average:
-            tensors |= {f"average/{n}": t for n, t in trainer.average.weights.items()}
-        facts = {"data": fingerprints(self.data), "world": self.engine.world}
+            raw |= {f"average/{n}": t.clone() for n, t in trainer.average.weights.items()}
+        with trainer.published() as model:
+            if engine.main:
+                self._write(step, model, raw | own)
+            else:
+                checkpoint.add(self.out, checkpoint.TrainerState(step, own, {}), engine.rank, engine.wait)
+        engine.wait()
+
+    def _write(self, step: int, model: Any, tensors: dict[str, torch.Tensor]) -> None:
+        trainer, engine = self.trainer, self.engine
+        if engine.kind == "ddp":
+            tensors |= checkpoint.pack_optimizer(trainer.optimizer, trainer.bare)
+        facts = {"data": fingerprints(self.data), **spread(engine)}
 
         def write(folder: Path) -> None:
-            with trainer.published() as model:
-                bundle.save(folder, model, self.tokenizer, self.recipe.dump(), {"step": step, **self.latest})
+            bundle.save(folder, model, self.tokenizer, self.recipe.dump(), {"step": step, **self.latest})
 
-        checkpoint.save(self.out, checkpoint.TrainerState(step, tensors, facts), write, self.recipe.train.keep)
+        state = checkpoint.TrainerState(step, tensors, facts)
+        checkpoint.save(self.out, state, write, self.recipe.train.keep, engine.wait)
+
+
+def spread(engine: Engine) -> dict[str, Any]:
+    """What a run can only go on with as it was: whose moments are where, and who drew which rows."""
+    return {"engine": engine.kind, "world": engine.world, "sequence": engine.how.sequence}

@@ -41,8 +41,8 @@ def plays(kind: str) -> bool:
 
 
 def dreams(kind: str) -> bool:
-    """Whether a model kind is a world model."""
-    return kind.startswith("worlds.")
+    """Whether a model kind is a world model that is stepped; one of token documents goes on from prompts instead."""
+    return kind.startswith("worlds.") and not kinds.reads_documents(kind)
 
 
 def datasets_of(data: Data) -> dict[str, Dataset]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from seqrl import bundle
 from seqrl.core.errors import UserError
+from seqrl.report import documents
 from seqrl.report.folder import as_dict, beside, read_json
 from seqrl.report.page import write_report
 from seqrl.report.stream import to_html
@@ -16,6 +17,7 @@ from seqrl.rollout.clip import record
 from seqrl.rollout.evaluate import EvalConfig, Report, config_for
 from seqrl.rollout.players import plan, players
 from seqrl.train import dreams
+from seqrl.train.prepare import loader_for
 from seqrl.train.view import look
 
 
@@ -107,6 +109,10 @@ def finish(run: Path) -> tuple[Path, list[str]]:
 def _draw_streams(run: Path) -> None:
     """``stream.html``, or one for each domain: the first episode as the model reads it."""
     view = look(run)
+    if view.recipe.tokens.documents:
+        loader = loader_for(view.recipe, view.data, view.fitted, "cpu")
+        write_whole(run / "stream.html", documents.to_html(*documents.pieces(loader)))
+        return
     for name in view.domains or ("",):
         one = replace(view, domain=name)
         stream, _ = one.stream()

@@ -77,7 +77,7 @@ class DreamTrainer:
         sums, facts = self._learn(batch, training=True)
         self.tally.add({**sums, **facts})
         counts = {n: engine.total(c.detach()) for n, (_, c) in sums.items()}
-        engine.accelerator.backward(weigh(sums, counts, config.losses))
+        engine.backward(weigh(sums, counts, config.losses), self.model, last=True)
         self._clip()
         rate = learning_rate(config, step)
         for group in self.optimizer.param_groups:

@@ -6,13 +6,13 @@ for packed rows one number a step: how many places of a row are asked for.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from seqrl.core.errors import UserError
-from seqrl.core.packed import PackedBatch
 from seqrl.core.stream import StreamBatch
 from seqrl.data.loader import Loader
 from seqrl.train.engine import Engine
@@ -102,14 +102,23 @@ def weigh(sums: Sums, counts: Mapping[str, torch.Tensor], weights: Mapping[str, 
 class Trainer:
     """One model, one optimiser, one loader: takes steps, and looks at held-out windows."""
 
-    def __init__(self, config: TrainConfig, engine: Engine, model: Any, optimizer: Any, loader: Loader) -> None:
-        """Raises UserError where the batch does not divide over processes and pieces."""
-        share = engine.world * config.accumulate
+    def __init__(self, config: TrainConfig, engine: Engine, model: Any, optimizer: Any, loader: Loader, first: int = 0) -> None:
+        """
+        Args:
+            optimizer: of the model's parameters, or what makes one of a model (needed where weights are dealt out).
+            first: the step its schedule begins at.
+
+        Raises:
+            UserError: the batch does not divide over processes and pieces, or its rows over those that share them.
+        """
+        share = engine.mesh.data_ranks * config.accumulate
         if config.batch % share:
-            raise UserError(f"train.batch={config.batch} must be a multiple of processes x accumulate = {share}")
-        self.config, self.engine, self.loader = config, engine, loader
+            shared = f" (each row is shared by {engine.how.sequence} processes)" if engine.how.sequence > 1 else ""
+            raise UserError(f"train.batch={config.batch} must be a multiple of processes x accumulate = {share}{shared}")
+        self.config, self.engine, self.loader, self.first = config, engine, loader, first
         self.rows = config.batch // share
-        self.model, self.optimizer = engine.prepare(model, optimizer)
+        engine.check_rows(self.rows, getattr(loader, "length", None))
+        self.model, self.optimizer = engine.prepare(model, optimizer, config.clip, config.accumulate)
         self.bare = engine.bare(self.model)
         self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
         self.average = Average(self.bare, config.ema) if config.ema else None
@@ -117,32 +126,31 @@ class Trainer:
 
     def step(self, step: int) -> None:
         """Optimiser step number ``step`` (from 0)."""
-        config, engine = self.config, self.engine
-        batch = self.loader.draw(config.seed, step, config.batch // engine.world, engine.rank, engine.world)
+        config, engine, mesh = self.config, self.engine, self.engine.mesh
+        batch = self.loader.draw(config.seed, step, config.batch // mesh.data_ranks, mesh.data_rank, mesh.data_ranks)
         pieces = batch.split(config.accumulate)
-        self._filled = batch.pack if isinstance(batch, PackedBatch) else None
+        self._filled = getattr(batch, "pack", None)
         counts = self._counts(batch) if config.accumulate > 1 else None
         for i, piece in enumerate(pieces):
             engine.reseed(step, i)
-            sums = self.model(piece).sums()
+            sums = engine.sums(self.model, engine.share(piece))
             if counts is None:
-                counts = {n: engine.total(c.detach()) for n, (_, c) in sums.items()}
+                counts = engine.totals({n: c.detach() for n, (_, c) in sums.items()})
             self.tally.add(sums)
-            # DDP averages gradients over processes; the counts are already those of all of them.
+            # Gradients are averaged over processes; the counts are already those of all of them.
             loss = weigh(sums, counts, config.losses) * engine.world
             engine.backward(loss, self.model, last=i == len(pieces) - 1)
-        if config.clip is not None:
-            self._norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip, foreach=True)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            group["lr"] = learning_rate(config, step - self.first)
+        self._norm = engine.place.step(self.model, self.optimizer, self.parameters, config.clip)
         if self.average:
-            self.average.update(self.bare, step)
+            self.average.update(self.bare, step - self.first)
 
     def _counts(self, batch: StreamBatch) -> dict[str, torch.Tensor]:
         """How many elements each loss will count in the whole batch, known before any piece of it is computed."""
-        return {n: self.engine.total(c) for n, c in self.bare.counts(batch).items()}
+        # Those who share rows all see them whole; one of them counts.
+        once = int(self.engine.mesh.sequence_rank == 0)
+        return self.engine.totals({n: c * once for n, c in self.bare.counts(batch).items()})
 
     def measured(self) -> dict[str, float]:
         """Losses since the last call, the last gradient's norm, and how much of the last packed rows was tokens."""
@@ -164,34 +172,58 @@ class Trainer:
         """Losses on the held-out episodes' fixed windows, with the weights that would be published."""
         if self.loader.held_out is None:
             return {}
-        tally = Tally()
+        tally, engine = Tally(), self.engine
         self.model.eval()
-        with self.published():
+        with self.averaged():
             foresight = Foresight()
             for batch in self.loader.validation(self.config.validate_windows, self.config.batch):
-                tally.add(self.model(batch).sums())
+                pieces, counts = self._dealt(batch)
+                for piece in pieces:
+                    sums = engine.sums(self.model, engine.share(piece))
+                    tally.add({n: (total * counts, count * counts) for n, (total, count) in sums.items()})
                 if hasattr(self.bare, "predictions"):
                     foresight.add(self.bare.predictions(batch))
         self.model.train()
         return tally.means(self.engine, self.config.losses, prefix="val/") | foresight.r2()
 
-    def published(self) -> "_Published":
+    def _dealt(self, batch: Any) -> tuple[list[Any], int]:
+        """What of a held-out batch this process looks at, and whether that counts; windows are small, and all look at all."""
+        mesh, rows = self.engine.mesh, len(batch.pack) if hasattr(batch, "pack") else 0
+        if self.engine.world == 1 or not rows:
+            return [batch], 1
+        share = mesh.data_ranks * self.config.accumulate
+        if rows % share:
+            return [batch], int(mesh.data_rank == 0)
+        return batch.split(share)[mesh.data_rank :: mesh.data_ranks], 1
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
         """A context in which the model holds the weights that are published: the average, where there is one."""
-        return _Published(self)
+        swap = self.average.swap if self.average else lambda _: None
+        swap(self.bare)
+        try:
+            yield
+        finally:
+            swap(self.bare)
+
+    @contextmanager
+    def published(self) -> Iterator[Any]:
+        """The model with the weights that are published, whole; where they are dealt out a copy, and None on all processes but
+        the first. Everyone must ask."""
+        with self.averaged():
+            if not self.engine.place.sharded:
+                yield self.bare
+                return
+            weights = self.engine.place.weights(self.bare)
+            yield copy_of(self.bare, weights) if self.engine.main else None
 
 
-class _Published:
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def __enter__(self) -> Any:
-        if self.trainer.average:
-            self.trainer.average.swap(self.trainer.bare)
-        return self.trainer.bare
-
-    def __exit__(self, *_: object) -> None:
-        if self.trainer.average:
-            self.trainer.average.swap(self.trainer.bare)
+def copy_of(model: Any, weights: Mapping[str, torch.Tensor]) -> Any:
+    """A model of the same config with these weights, on the host."""
+    with torch.device("meta"):
+        made = type(model)(model.config)
+    made.load_state_dict(weights, strict=True, assign=True)
+    return made.train(model.training)
 
 
 class Clock:

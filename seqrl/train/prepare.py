@@ -1,9 +1,10 @@
 """What a recipe learns from, ready to be drawn from: datasets, their tokenizer, and the loader of the kind its model reads.
 
 A recipe with ``tokens.pack`` has a dataset and a tokenizer for each domain and a packer for all; one without has one of each
-and draws windows. Nothing else in the house needs to know which.
+and draws windows; one of token documents (``tokens.documents``) has examples. Nothing else in the house needs to know which.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ from seqrl.core import kinds, shelf
 from seqrl.core.episode import EpisodeSpec
 from seqrl.core.errors import BundleError, RecipeError
 from seqrl.data.dataset import Dataset, clash, open_dataset, open_domains
+from seqrl.data.documents import DocumentData, DocumentLoader
+from seqrl.data.documents_tokenizer import DocumentTokenizer
 from seqrl.data.loader import Loader, fit
 from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.packing import Packer
 from seqrl.data.slots import TokensConfig
 from seqrl.data.store import Progress
 from seqrl.data.tokenizer import Tokenizer
+from seqrl.train.progress import bar
 from seqrl.train.recipe import Recipe
 
-Data = Dataset | dict[str, Dataset]
-"""One dataset, or one a domain."""
+Data = Dataset | dict[str, Dataset] | DocumentData
+"""One dataset, one a domain, or sources of examples."""
 
 
 def settled(recipe: Recipe) -> Recipe:
@@ -85,12 +89,14 @@ def open_world(recipe: Recipe) -> tuple[dict[str, Any], Any]:
 
 def open_data(recipe: Recipe, progress: Progress | None = None) -> Data:
     """The datasets of a recipe."""
+    if recipe.tokens.documents is not None:
+        return DocumentData(recipe.data, recipe.tokens, progress)
     if recipe.tokens.pack is None:
         return open_dataset(recipe.data, progress)
     return open_domains(recipe.data, progress)
 
 
-def tokenizer_for(recipe: Recipe, data: Data) -> Tokenizer | Mixture:
+def tokenizer_for(recipe: Recipe, data: Data) -> Tokenizer | Mixture | DocumentTokenizer:
     """The tokenizer of a recipe: the fitted one it names, or one fitted on its data now.
 
     Raises:
@@ -104,6 +110,8 @@ def tokenizer_for(recipe: Recipe, data: Data) -> Tokenizer | Mixture:
             if getattr(found, key) != getattr(recipe.data, key):
                 raise RecipeError(f"world: {recipe.world} was trained with another data.{key}; make them agree")
         return found
+    if isinstance(data, DocumentData):
+        return _of_documents(recipe, data)
     if recipe.tokens.fitted:
         return _fitted(recipe, data)
     if isinstance(data, dict):
@@ -113,6 +121,27 @@ def tokenizer_for(recipe: Recipe, data: Data) -> Tokenizer | Mixture:
     made = Tokenizer(recipe.tokens, data.spec)
     fit(made, data)
     return made
+
+
+def _of_documents(recipe: Recipe, data: DocumentData) -> DocumentTokenizer:
+    name, modality = recipe.tokens.fitted, data.modality()
+    if name is None:
+        made = DocumentTokenizer(recipe.tokens, modality)
+        made.fit(data.frames())
+        return made
+    found = read_tokenizer(Path(shelf.find("tokenizers", name, ".json")), trust=True)
+    if not isinstance(found, DocumentTokenizer):
+        raise RecipeError(f"tokens.fitted: '{name}' was fitted for trajectories; fit one with this recipe")
+    if found.documents != recipe.tokens.documents:
+        raise RecipeError(
+            f"tokens.fitted: '{name}' was fitted with other tokens.documents; make them agree, or leave 'fitted' out"
+        )
+    if modality is not None and (found.modality is None or found.modality.shape != modality.shape):
+        raise RecipeError(f"tokens.fitted: '{name}' was fitted on pictures of another shape; fit one with this recipe")
+    # Rows of any length hold the same ids.
+    raw = found.to_json()
+    raw["documents"]["config"]["pack"] = recipe.tokens.pack
+    return DocumentTokenizer.from_json(raw, name, True, found.tensors())
 
 
 def _fitted(recipe: Recipe, data: Data) -> Tokenizer | Mixture:
@@ -162,8 +191,12 @@ def difference(tokenizer: Tokenizer, spec: EpisodeSpec) -> str | None:
     return None
 
 
-def loader_for(recipe: Recipe, data: Data, tokenizer: Any, device: Any) -> Loader | Packer:
-    """What the loop draws batches from."""
+def loader_for(recipe: Recipe, data: Data, tokenizer: Any, device: Any) -> Loader | Packer | DocumentLoader:
+    """What the loop draws batches from. Examples of token documents are prepared now, where they were not before."""
+    if isinstance(data, DocumentData):
+        quiet = os.environ.get("RANK", "0") != "0"
+        with bar("preparing", "example", quiet=quiet) as report:
+            return DocumentLoader(data, tokenizer, device, report, recipe.tokens.pack)
     if isinstance(data, dict):
         return Packer(data, tokenizer, recipe.data.sources, device, recipe.tokens.prompts, weigh=recipe.tokens.weigh)
     return Loader(data, tokenizer, device, ahead=kinds.looks_ahead(str(recipe.model["kind"])))
@@ -176,4 +209,6 @@ def fingerprints(data: Data) -> list[str]:
 
 def names(data: Data) -> str:
     """What is learned from, in words."""
+    if isinstance(data, DocumentData):
+        return ", ".join(data.names)
     return ", ".join(d.spec.id for d in data.values()) if isinstance(data, dict) else data.spec.id

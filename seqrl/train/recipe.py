@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from seqrl.core import shelf
-from seqrl.core.config import Frozen, apply_overrides, explain, parse_yaml, read_text
+from seqrl.core.config import Frozen, Path_, apply_overrides, explain, parse_yaml, read_text
 from seqrl.core.errors import RecipeError
 from seqrl.data.dataset import DataConfig
 from seqrl.data.slots import TokensConfig
 from seqrl.rollout.evaluate import EvalConfig
-from seqrl.train.check import check_model, check_sources, check_together, check_tokens, strange_kinds
+from seqrl.train.check import check_model, check_sources, check_together, check_tokens, inhabits, strange_kinds
+from seqrl.train.settings import EngineConfig, StageConfig, check_spread, spell_engine
 
 
 class TrainConfig(Frozen):
@@ -131,8 +132,29 @@ class Recipe(Frozen):
     """Those dreams; null takes the defaults."""
     train: TrainConfig = TrainConfig()
     """The loop."""
+    engine: EngineConfig = EngineConfig()
+    """Over which processes, and what of it on which."""
+    stages: list[StageConfig] | None = Field(None, min_length=1)
+    """Of a context that grows, one behind the other; their steps are those of the run."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """The real environment."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Recipe":
+        if self.stages:
+            # Frozen for everyone else; here it is still being made.
+            total = sum(s.steps for s in self.stages)
+            object.__setattr__(self, "train", self.train.model_copy(update={"steps": total}))
+        return self
+
+    def stage(self, number: int) -> "Recipe":
+        """The recipe of stage ``number`` (from 0) by itself: its rows, schedule and steps; the same where there are none."""
+        if not self.stages:
+            return self
+        one = self.stages[number]
+        tokens = self.tokens if one.length is None else self.tokens.model_copy(update={"pack": one.length})
+        train = self.train.model_copy(update=one.train())
+        return self.model_copy(update={"tokens": tokens, "train": train, "stages": None})
 
     def dump(self) -> str:
         """The whole recipe, resolved, as YAML."""
@@ -155,7 +177,7 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), trust: bool = T
         raise RecipeError(f"{source}: a recipe is a mapping of name, data, tokens, model, train and evaluate")
     if not trust and (strange := strange_kinds(raw)):
         raise RecipeError(f"{source}: asks for code of other packages ({', '.join(strange)}), which a bundle may not")
-    raw = apply_overrides(raw, overrides, where)
+    raw = apply_overrides(*spell_engine(raw, overrides, where), where)
     wrong: list[str] = []
     recipe = None
     try:
@@ -166,10 +188,26 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), trust: bool = T
     wrong += check_sources((raw.get("data") or {}).get("sources"), where, source) if isinstance(raw.get("data"), dict) else []
     wrong += check_tokens(raw.get("tokens") or {}, where, source) if isinstance(raw.get("tokens", {}), dict) else []
     # Each part by itself first: of parts that are wrong nothing can be said together.
-    wrong = wrong or check_together(recipe.model_dump(), where, source)
+    wrong = wrong or check_together(recipe.model_dump(), where, source) + _check_spread(raw, recipe, where, source)
     if wrong:
         raise RecipeError("\n".join(dict.fromkeys(wrong)))
     return recipe
+
+
+def _check_spread(raw: dict[str, Any], recipe: Recipe, where: dict[Path_, str], source: str) -> list[str]:
+    wrong: list[str] = []
+
+    def said(place: Path_, message: str) -> None:
+        spots = (place[:n] for n in range(len(place), 0, -1))
+        wrong.append(f"{next((where[s] for s in spots if s in where), source)}: {message}")
+
+    check_spread(recipe.model_dump(), inhabits(str(recipe.model["kind"])), said)
+    asked = (raw.get("train") or {}).get("steps")
+    if recipe.stages and asked is not None and asked != recipe.train.steps:
+        each = " + ".join(f"{s.steps:,}" for s in recipe.stages)
+        told = f"the stages take {each} = {recipe.train.steps:,}; leave it out, or make them agree"
+        said(("train", "steps"), f"train.steps={asked:,}: {told}")
+    return wrong
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -5,6 +5,7 @@
 ``dream.json`` and ``dream.gif``) and ``report.html``.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ from seqrl.rollout.evaluate import rehearse
 from seqrl.rollout.players import domains_of, plan
 from seqrl.train import checkpoint, dreams, progress
 from seqrl.train.check import inhabits
-from seqrl.train.clockwork import Clockwork, Outcome, restore
-from seqrl.train.engine import Engine
+from seqrl.train.clockwork import Clockwork, Outcome, restore, spread
+from seqrl.train.engine import Engine, bodies_of, span_of
 from seqrl.train.finish import write_whole
 from seqrl.train.imagination import DreamTrainer
 from seqrl.train.loop import Trainer
 from seqrl.train.optim import make_optimizer
 from seqrl.train.prepare import Data, fingerprints, loader_for, names, open_data, open_world, settled, tokenizer_for
 from seqrl.train.recipe import ImaginationConfig, Recipe, parse
+from seqrl.train.settings import StageConfig
 
 # What may change between stopping and going on without changing what was already learnt.
 _FREE = (
@@ -37,6 +39,9 @@ _FREE = (
     "train.keep",
     "train.trackers",
     "train.device",
+    "engine.timeout",
+    "engine.recompute",
+    "engine.chunk",
 )
 
 
@@ -103,7 +108,9 @@ def build_model(recipe: Recipe, tokenizer: Tokenizer, seed: int, before: Path | 
     if inhabits(recipe.model["kind"]):
         lived_in, weights = open_world(recipe)
         settings |= lived_in
-    if tokenizer.packed and isinstance(tokenizer, Mixture):
+    if kinds.reads_documents(recipe.model["kind"]):
+        config = module.Config.for_documents(tokenizer.ports(), tokenizer.length, **settings)
+    elif tokenizer.packed and isinstance(tokenizer, Mixture):
         config = module.Config.for_domains(tokenizer.ports(), tokenizer.length, **settings)
     else:
         config = module.Config.for_ports(tokenizer.ports(), tokenizer.context, **settings)
@@ -137,30 +144,99 @@ def preflight(recipe: Recipe, tokenizer: Tokenizer | Mixture, data: Data) -> Non
             raise
 
 
+def stretch(model: Any, stage: StageConfig, length: int | None) -> None:
+    """Makes a model ready for rows of a stage's length, and its config with it, so that its bundle has them.
+
+    Raises:
+        RecipeError: a body that cannot be made longer, or has no rotary base.
+    """
+    if length is None and stage.rope_base is None:
+        return
+    whole = getattr(model, "stretch", None)
+    bodies = [whole] if whole else [b.stretch for b in bodies_of(model)]
+    if not bodies:
+        raise RecipeError(f"stages: {type(model).__name__} has no body that can be made longer")
+    for body in bodies:
+        body(length, stage.rope_base)
+    if not whole:
+        for name, value in (("length", length), ("rope_base", stage.rope_base)):
+            if value is not None and hasattr(model.config, name):
+                setattr(model.config, name, value)
+
+
+def _rehearse_stages(recipe: Recipe, model: Any) -> None:
+    """Finds out before step 0 what a later stage would fail at, on a model that takes no memory."""
+    with torch.device("meta"):
+        trial = type(model)(copy.deepcopy(model.config))
+    for number, stage in enumerate(recipe.stages or ()):
+        stretch(trial, stage, recipe.stage(number).tokens.pack)
+
+
+def _check_goes_on(out: Path, state: checkpoint.TrainerState, engine: Engine, data: Data) -> None:
+    """Raises UserError where a checkpoint is of other data, or of processes that had other parts of it."""
+    if state.facts["data"] != fingerprints(data):
+        changed = f"the data are not those this run began with ({names(data)} was changed)"
+        raise DataError(f"{out}: {changed}; start a new run with --out")
+    now = spread(engine)
+    # Runs of before engines had names were of DDP, or of one process.
+    was = {n: state.facts.get(n, {"engine": "ddp", "sequence": 1}.get(n)) for n in now}
+    if was != now:
+        told = ", ".join(f"{n} {was[n]} (now {now[n]})" for n in now if was[n] != now[n])
+        raise UserError(
+            f"{out}: its last checkpoint is of {told}; a run goes on only with the processes and the engine it was saved by. "
+            "Its weights are whole in its bundle, for use and for evaluation"
+        )
+
+
 def _go(recipe: Recipe, out: Path, last: Path | None) -> Outcome:
     recipe = settled(recipe) if last is None else recipe
     config = recipe.train
-    engine = Engine(config.device, config.precision, config.seed, packed=recipe.tokens.pack is not None)
-    with progress.bar("converting", "episode", quiet=not engine.main) as report:
-        data = open_data(recipe, report)
-    state = checkpoint.load(last) if last else None
-    if state and state.facts["data"] != fingerprints(data):
-        changed = f"the data are not those this run began with ({names(data)} was changed)"
-        raise DataError(f"{out}: {changed}; start a new run with --out")
+    engine = Engine(config.device, config.precision, config.seed, recipe.tokens.pack is not None, recipe.engine)
+    with engine.company.watched():
+        with progress.bar("converting", "episode", quiet=not engine.main) as report:
+            data = open_data(recipe, report)
+        outcome = None
+        while outcome is None:
+            # Every stage begins as a run that goes on would, from the checkpoint that the one before left.
+            outcome = _stage(recipe, out, last, engine, data)
+            last = checkpoint.last(out)
+        engine.wait()
+    engine.company.part()
+    return outcome
+
+
+def _stage(recipe: Recipe, out: Path, last: Path | None, engine: Engine, data: Data) -> Outcome | None:
+    """Trains the stage that a checkpoint (none: the beginning) lies in, to its end; None where another one follows."""
+    state = checkpoint.load(last, engine.rank) if last else None
+    if state:
+        _check_goes_on(out, state, engine, data)
+    step = state.step if state else 0
+    span = span_of(recipe.stages, step, recipe.train.steps)
+    now, fresh = recipe.stage(span.number), step == span.first
     # Your own run: whatever its recipe names, you named.
-    tokenizer = read_tokenizer(last / "bundle" / "tokenizer.json", trust=True) if last else tokenizer_for(recipe, data)
+    tokenizer = read_tokenizer(last / "bundle" / "tokenizer.json", trust=True) if last else tokenizer_for(now, data)
+    if getattr(tokenizer, "length", None) not in (None, now.tokens.pack):
+        # Of the same data the same is learned.
+        tokenizer = tokenizer_for(now, data)
     preflight(recipe, tokenizer, data)
-    model = build_model(recipe, tokenizer, config.seed, last and last / "bundle")
+    model = build_model(now, tokenizer, now.train.seed, last and last / "bundle")
+    if recipe.stages and fresh:
+        if last is None:
+            _rehearse_stages(recipe, model)
+        stretch(model, recipe.stages[span.number], now.tokens.pack)
+    if state:
+        # Before anything is dealt out; a stage begins with these, and with all else anew.
+        model.load_state_dict({k.removeprefix("model/"): v for k, v in state.tensors.items() if k.startswith("model/")})
     if dreams.dreams(recipe.model["kind"]) and (recipe.evaluate.every or recipe.evaluate.at_end):
         dreams.check_room(model, tokenizer, data, recipe.evaluate)
-    loader = loader_for(recipe, data, tokenizer, engine.device)
+    loader = loader_for(now, data, tokenizer, engine.device)
     if inhabits(recipe.model["kind"]):
-        trainer: Any = DreamTrainer(config, recipe.imagination or ImaginationConfig(), engine, model, loader)
+        trainer: Any = DreamTrainer(now.train, recipe.imagination or ImaginationConfig(), engine, model, loader)
     else:
-        trainer = Trainer(config, engine, model, make_optimizer(model, config), loader)
-    if state:
+        trainer = Trainer(now.train, engine, model, lambda m: make_optimizer(m, now.train), loader, span.first)
+    if state and not fresh:
         restore(trainer, state)
     if engine.main:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "recipe.yaml", recipe.dump())
-    return Clockwork(recipe, out, engine, data, tokenizer, trainer, state.step if state else 0).go()
+    return Clockwork(recipe, out, engine, data, tokenizer, trainer, step, span).go()

@@ -1,7 +1,7 @@
 """Every model kind on disk that reads windows keeps the contract; a new file is tested the day it is added.
 
 Policies are held to playing as well, encoders just to training. Kinds whose windows look ahead (world models, and what lives in
-one) and those that read packed rows are tested elsewhere.
+one) and those that read packed rows or token documents are tested elsewhere.
 """
 
 import json
@@ -18,7 +18,7 @@ from seqrl.core.layout import Layout
 from seqrl.core.stream import StreamBatch
 
 POLICIES = [f"policies.{n}" for n in kinds.names("policies")]
-POLICIES = [k for k in POLICIES if not kinds.reads_packed(k) and not kinds.looks_ahead(k)]
+POLICIES = [k for k in POLICIES if not (kinds.reads_packed(k) or kinds.looks_ahead(k) or kinds.reads_documents(k))]
 ENCODERS = [f"encoders.{n}" for n in kinds.names("encoders")]
 KINDS = [*POLICIES, *ENCODERS]
 IMAGE = {"shape": [8, 8, 3], "size": None, "encoder": "flat"}

@@ -22,7 +22,8 @@ from seqrl.core.layout import Layout
 from seqrl.core.stream import StreamBatch
 from seqrl.rollout.imagine import imagine
 
-KINDS = [f"worlds.{n}" for n in kinds.names("worlds")]
+# Models of documents promise no dreams (tests/contracts/test_document_models.py).
+KINDS = [k for n in kinds.names("worlds") if not kinds.reads_documents(k := f"worlds.{n}")]
 # Those whose state is what they see: nothing that lies behind it matters to them.
 MARKOV = {"worlds.ensemble"}
 LEVELS = [-1.0, 0.0, 2.5]

@@ -17,7 +17,8 @@ from seqrl.core.contracts import Ports
 from seqrl.core.errors import BundleError, RecipeError
 from seqrl.core.packed import PackedBatch, Part
 from seqrl.core.stream import StreamBatch
-from seqrl.policies import _bodies, _words, vla
+from seqrl.nn import bodies
+from seqrl.policies import _words, vla
 from seqrl.rollout import evaluate
 from seqrl.sources import collected
 from seqrl.tokens._train_text import train
@@ -264,7 +265,7 @@ def test_train_stop_go_on_load_and_play(small, tmp_path, monkeypatch, overrides)
         assert all("lora_" in n for n in moments)
         assert bool(moments) == ("lora" in str(overrides))
 
-    for reader in (_bodies.AutoConfig, AutoModelForCausalLM):
+    for reader in (bodies.AutoConfig, AutoModelForCausalLM):
         monkeypatch.setattr(reader, "from_pretrained", None)
     found = bundle.load(straight)
     assert found.model.config.base == str(base)

@@ -1,6 +1,6 @@
-"""Whether a language model fits a recipe, and what a policy with one needs besides: its config, its words, its weights.
+"""Whether a language model fits a recipe, and what a model built on one needs besides: its config, its words, its weights.
 
-A policy's config holds the whole config of its body, so that a bundle is complete and whoever loads it reads no other folder.
+The model's config holds the whole config of its body, so that a bundle is complete and whoever loads it reads no other folder.
 Everything that does read one (a *base*: a folder or a repository of the Hub) is called when a run starts, and nowhere else.
 """
 
@@ -12,14 +12,40 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-from seqrl.core.errors import RecipeError
+from seqrl.core.errors import RecipeError, did_you_mean
 from seqrl.nn.admit import check_config, read_config, say
 from seqrl.nn.pretrained import Pretrained
-from seqrl.nn.streams import Domain
-from seqrl.policies._words import is_text
 
 # Of a config: where it lay, which class wrote it, what a classifier needs, and what is decided here.
 _LEFT = {"_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache"}
+
+_LORA: dict[str, Any] = {"rank": int, "alpha": int | float, "dropout": int | float, "targets": str | list | tuple}
+
+
+def choose_body(base: str | None, body: dict | None) -> dict | None:
+    """The config of the body that a recipe names by ``model.base`` or gives as ``model.body``.
+
+    Raises:
+        RecipeError: it does both or neither, or ``base`` is none that can be a body.
+    """
+    if (base is None) == (body is None):
+        raise RecipeError(
+            "model.base: name the language model to begin with, a folder or an id on the Hub (such as "
+            "model.base=Qwen/Qwen2.5-0.5B); or give model.body, a config, to begin at random; "
+            + ("not both" if base else "here is neither")
+        )
+    return body if base is None else base_config(base)
+
+
+def check_lora(lora: Mapping[str, Any] | None, freeze: bool) -> None:
+    """Raises RecipeError on a setting of ``model.lora`` that there is not, or on one together with ``model.freeze``."""
+    for name, value in (lora or {}).items():
+        if name not in _LORA:
+            raise RecipeError(f"model.lora.{name}: unknown{did_you_mean(name, _LORA)} (there are: {', '.join(_LORA)})")
+        if isinstance(value, bool) or not isinstance(value, _LORA[name]):
+            raise RecipeError(f"model.lora.{name}: {value!r} is none of its values")
+    if lora is not None and freeze:
+        raise RecipeError("model.freeze: with model.lora the body is frozen already; leave one of them out")
 
 
 def plain_config(raw: Mapping[str, Any] | PreTrainedConfig) -> dict[str, Any]:
@@ -63,29 +89,6 @@ def check_room(config: Mapping[str, Any], tokens: int) -> None:
             f"the body '{read.model_type}' sees {most} tokens at most, and a row has {tokens}; "
             f"set tokens.pack={most} or lower, or take a body that sees more"
         )
-
-
-def check_words(domains: Mapping[str, Domain], words: int, base: str | None = None) -> None:
-    """Holds the texts against the words of a body.
-
-    Args:
-        words: R, rows of the body's vocabulary. base: where its tokenizer may lie; looked for only if given.
-
-    Raises:
-        RecipeError: a text is read out, or its tokenizer is not the body's, as far as numbers tell.
-    """
-    texts = [(d, slot) for d in domains.values() for slot in d.slots if is_text(d.ports, slot)]
-    found = words_of(base) if texts and base else None
-    for d, slot in texts:
-        has = d.ports.vocabs[slot] - 1
-        if slot in d.readout:
-            raise RecipeError(f"layout '{d.layout}' (domain {d.name}): '{slot}' is a text and stands behind '>'; texts are fed")
-        theirs, whose = words if found is None or has > words else found, f"'{base}'" if base else "the body"
-        if has > words or has != (found or has):
-            raise RecipeError(
-                f"domain {d.name}: the tokenizer of '{slot}' has {has} ids, and {whose} has {theirs}: words would be taken for "
-                f"others; set tokens.slots.{slot}.tokenizer={base or 'the one of the body'}"
-            )
 
 
 def words_of(base: str) -> int | None:

@@ -1,0 +1,140 @@
+"""How a run is spread over processes, and how its context grows: ``engine`` and ``stages`` of a recipe, and their checks.
+
+Loads no torch, so that ``seqrl check`` answers at once.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from seqrl.core import shelf
+from seqrl.core.config import Frozen, Path_, parse_yaml
+from seqrl.core.errors import RecipeError
+
+SHARDED = ("zero2", "zero3", "fsdp")
+"""Engines that deal out more than rows."""
+
+
+class EngineConfig(Frozen):
+    """How a run is spread over processes. One word, such as ``engine: fsdp``, names a file of settings in recipes/engines."""
+
+    kind: Literal["auto", "ddp", "zero2", "zero3", "fsdp"] = "auto"
+    """What is dealt out: rows (ddp, and auto), optimiser and gradients as well (zero2), weights as well (zero3, fsdp)."""
+    processes: int | None = Field(None, ge=1)
+    """How many; seqrl starts them itself unless torchrun, accelerate, MPI or SLURM did. null takes as many as there are."""
+    sequence: int = Field(1, ge=1)
+    """Processes that share each row, each with a piece of it; the rest of them have other rows."""
+    attention: Literal["sdpa", "ring"] | None = None
+    """ring lets tokens see keys of other processes; null means ring where a sequence is shared, else sdpa."""
+    layout: Literal["balanced", "zigzag", "contiguous"] = "balanced"
+    """Which places of a row are whose."""
+    recompute: Literal["none", "blocks", "offload"] = "none"
+    """What is computed again backwards and not kept: all inside of blocks; offload keeps their inputs in the host's memory."""
+    chunk: int | None = Field(None, ge=1)
+    """Tokens that a feed-forward layer takes at a time; null takes all."""
+    timeout: float = Field(10.0, gt=0)
+    """Minutes until a process that waits for another gives up."""
+
+    @property
+    def ring(self) -> bool:
+        """Whether bodies attend by ring."""
+        return self.attention == "ring" or (self.attention is None and self.sequence > 1)
+
+    @property
+    def wanted(self) -> int | None:
+        """How many processes the recipe asks for; None where it leaves that to whoever starts them."""
+        return self.processes or (self.sequence if self.sequence > 1 else None)
+
+
+class StageConfig(Frozen):
+    """One stage of a context that grows; it begins with the weights of the one before, and with a fresh optimiser."""
+
+    length: int | None = Field(None, ge=2)
+    """Tokens in a row, in place of tokens.pack."""
+    rope_base: float | None = Field(None, gt=1)
+    """Base of the rotary positions; null leaves it."""
+    steps: int = Field(ge=1)
+    """Optimiser steps."""
+    batch: int | None = Field(None, ge=1)
+    """train.batch of this stage; null takes that."""
+    lr: float | None = Field(None, gt=0)
+    """train.lr of this stage."""
+    final_lr: float | None = Field(None, ge=0)
+    """train.final_lr of this stage."""
+    warmup: int | None = Field(None, ge=0)
+    """train.warmup of this stage."""
+    decay: Literal["none", "linear", "cosine"] | None = None
+    """train.decay of this stage."""
+
+    def train(self) -> dict[str, Any]:
+        """What it sets of ``train``."""
+        names = ("steps", "batch", "lr", "final_lr", "warmup", "decay")
+        return {n: v for n in names if (v := getattr(self, n)) is not None}
+
+
+def spell_engine(raw: dict[str, Any], overrides: Sequence[str], where: Mapping[Path_, str]) -> tuple[dict[str, Any], list[str]]:
+    """A recipe and its overrides with a word for ``engine`` turned into the settings that it names on the shelf.
+
+    Raises:
+        RecipeError: the shelf has no such word.
+    """
+    if isinstance(word := raw.get("engine"), str):
+        raw = raw | {"engine": _shelved(word, where.get(("engine",), ""))}
+    spelled = []
+    for text in overrides:
+        key, _, word = text.partition("=")
+        named = key.removeprefix("--").strip() == "engine" and word.strip().isidentifier() and word.strip() != "null"
+        made = json.dumps(_shelved(word.strip(), f"command line '{text}'")) if named else ""
+        spelled.append(f"engine={made}" if named else text)
+    return raw, spelled
+
+
+def _shelved(word: str, place: str) -> dict[str, Any]:
+    try:
+        return parse_yaml(shelf.text("recipes/engines", word), f"recipes/engines/{word}.yaml")[0]
+    except RecipeError as e:
+        raise RecipeError(f"{place}: engine: {e}") from e
+
+
+def check_spread(raw: Mapping[str, Any], inhabits: bool, said: Callable[[Path_, str], None]) -> None:
+    """Says what in ``engine`` and ``stages`` clashes with the rest of a recipe.
+
+    Args:
+        raw: the recipe, every part of it fine by itself, as plain values.
+        inhabits: whether its model learns in dreams.
+        said: called with the place of each mistake, and the mistake.
+    """
+    engine, train, pack = (
+        EngineConfig(**(raw.get("engine") or {})),
+        raw.get("train") or {},
+        (raw.get("tokens") or {}).get("pack"),
+    )
+    n, kind = engine.sequence, raw["model"]["kind"]
+    if n > 1 and engine.processes and engine.processes % n:
+        more = -(-engine.processes // n) * n
+        said(
+            ("engine", "sequence"),
+            f"engine.sequence={n} does not divide engine.processes={engine.processes}; take {more} of them",
+        )
+    if n > 1 and engine.attention == "sdpa":
+        said(("engine", "attention"), f"engine.attention: with sequence={n} sdpa would see one process's piece only; take ring")
+    if n > 1 and pack is None:
+        told = (
+            f"{kind} reads windows, whose padding and steps are not cut; leave it 1, or take one of packed rows (tokens.pack)"
+        )
+        said(("engine", "sequence"), f"engine.sequence={n}: {told}")
+    if engine.kind in SHARDED and engine.processes == 1:
+        said(
+            ("engine", "processes"), f"engine.kind: {engine.kind} shards over processes, and 1 is asked for; take ddp, or more"
+        )
+    if engine.kind in SHARDED and train.get("ema"):
+        said(("train", "ema"), f"train.ema: no process has whole weights to average under {engine.kind}; take ddp, or null")
+    if inhabits and (engine.kind in SHARDED or n > 1):
+        said(("engine",), f"engine: {kind} learns in dreams, which are made whole on every process; take ddp and sequence=1")
+    for i, stage in enumerate(raw.get("stages") or ()):
+        if stage.get("length") is not None and pack is None:
+            said(("stages", i, "length"), f"stages.{i}.length: is of packed rows, and {kind} reads windows; leave it out")
+        if inhabits:
+            said(("stages", i), f"stages: {kind} learns in dreams, which have no stages; leave them out")
