@@ -1,13 +1,13 @@
 """What the mission tells of the video, and how true videos stay that are gone on with. For a model of documents (lwm_babyai).
 
-    python mission_bits.py RUN [--videos 64] [--frames 10] [--json FILE]
+    python mission_bits.py RUN [--videos 64] [--frames 9] [--json FILE]
 
 First the cross-entropy of held-out videos, in bits a frame: behind their own mission, behind that of another episode, and
 without one; over whole videos and over first frames, which no action tells of yet. Differences are of one and the same video,
-their intervals bootstrapped over videos (95 %). Then held-out videos of which one frame is given are gone on with for ten:
+their intervals bootstrapped over videos (95 %). Then held-out videos of which one frame is given are gone on with:
 under the actions really done, and with the mission alone, when the model says what is done as well. The agent's cell is right
-where the walls of its view are as far as they really are; for videos whose actions are the model's own, each frame is held
-against what the game makes of the frame before and the action said, by ``moves``.
+where the agent stands (of views: where walls are as far away) as it really does; for videos whose actions are the model's own,
+each frame is held against what the game makes of the frame before and the action said, by ``moves``.
 """
 
 import argparse
@@ -22,8 +22,9 @@ import torch
 
 from seqrl import bundle
 from seqrl.core.documents import DocumentBatch
-from seqrl.rollout._continued import cells_of, compare
+from seqrl.rollout._continued import cells_of, compare, grids_of
 from seqrl.rollout._documents import Clip, document_ids
+from seqrl.rollout._grids import shows_agent
 from seqrl.rollout._held_out import HeldOut
 from seqrl.rollout.generate import Draw, Manner, action_words, say_videos
 from seqrl.rollout.stats import bootstrap_ci
@@ -68,31 +69,39 @@ def mission_bits(model: Any, clips: Sequence[Clip]) -> dict[str, Any]:
     return found
 
 
+TURNS, STEPS = ("left", "right"), ((1, 0), (0, 1), (-1, 0), (0, -1))
+"""Words for turning; column and row a step forward adds, by the agent's direction."""
+
+
 def moves(tokenizer: Any, clips: Sequence[Clip], given: int) -> float:
-    """Share of the frames said in which the agent is as many steps from the wall ahead as the frame before and the action make
-    it: one less after a step forward where the cell ahead is free, else the same. Turns, after which other walls are ahead, and
-    frames without a wall ahead are left out."""
-    codes = np.stack([c.codes for c in clips])
-    cells = cells_of(tokenizer, codes)
-    frames = tokenizer.pictures(codes.reshape(-1, codes.shape[-1])).reshape(*codes.shape[:2], *tokenizer.modality.shape)
-    wide, high = frames.shape[2:4]
-    right = total = 0
+    """Share of the frames said in which the agent is where the frame before and the action make it.
+
+    Of a whole room: one cell on after a step forward where that is free, else where it was. Of what the agent sees: one step
+    nearer to the wall ahead; turns, after which other walls are ahead, and frames without a wall ahead are left out.
+    """
+    frames = grids_of(tokenizer, np.stack([c.codes for c in clips]))
+    shown = shows_agent(frames)
+    cells, right = cells_of(frames, shown), []
     for row, clip in enumerate(clips):
         for t in range(given, len(clip.codes)):
-            word, ahead = tokenizer.words(clip.actions[t - 1]).strip(), cells[row, t - 1, 0]
-            if word in ("left", "right") or ahead < 0:
-                continue
-            free = frames[row, t - 1, wide // 2, high - 2, 0] == 1
-            right += bool(cells[row, t, 0] == ahead - (word == "forward" and free))
-            total += 1
-    return right / total if total else float("nan")
+            word, before, now = tokenizer.words(clip.actions[t - 1]).strip(), cells[row, t - 1], cells[row, t]
+            kinds, forward = frames[row, t - 1, ..., 0], word == "forward"
+            if shown:
+                x, y = before
+                column, line = (0, 0) if x < 0 else STEPS[frames[row, t - 1, x, y, 2] % 4]
+                free = x >= 0 and kinds[x + column, y + line] == 1
+                right.append(tuple(now) == (x + column * (forward and free), y + line * (forward and free)))
+            elif word not in TURNS and before[0] >= 0:
+                free = kinds[kinds.shape[0] // 2, -2] == 1
+                right.append(now[0] == before[0] - (forward and free))
+    return float(np.mean(right)) if right else float("nan")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--videos", type=int, default=64)
-    parser.add_argument("--frames", type=int, default=10)
+    parser.add_argument("--frames", type=int, default=9)
     parser.add_argument("--json")
     asked = parser.parse_args()
     loaded = bundle.load(asked.run)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from seqrl.rollout._documents import Clip
-from seqrl.rollout._grids import agent_cell, is_grid
+from seqrl.rollout._grids import agent_cell, is_grid, shows_agent
 
 
 def compare(said: Sequence[Clip], real: Sequence[Clip], given: int, tokenizer: Any) -> dict[str, Any]:
@@ -39,20 +39,25 @@ def compare(said: Sequence[Clip], real: Sequence[Clip], given: int, tokenizer: A
         "changed": float(right[changed].mean()) if changed.any() else None,
         "by_frame": {"accuracy": right.mean((0, 2)).tolist()},
     }
-    cells = [cells_of(tokenizer, x) for x in (ours, true, still)]
-    if cells[0] is not None:
+    frames = grids_of(tokenizer, true)
+    if frames is not None:
+        # The real ones tell what an agent's cell is; one that is said no more is nowhere.
+        shown = shows_agent(frames)
+        cells = [cells_of(grids_of(tokenizer, x), shown) for x in (ours, true, still)]
         same, at_rest = ((cells[i] == cells[1]).all(-1) for i in (0, 2))
         found |= {"cell": float(same.mean()), "cell_still": float(at_rest.mean())}
         found["by_frame"]["cell"] = same.mean(0).tolist()
     return found
 
 
-def cells_of(tokenizer: Any, codes: np.ndarray) -> np.ndarray | None:
-    """Where the agent is in frames ``(N, F, K)``, ``(N, F, numbers)``; None where these are no grids."""
+def grids_of(tokenizer: Any, codes: np.ndarray) -> np.ndarray | None:
+    """Frames ``(N, F, K)`` as grids ``(N, F, W, H, 3)``; None where these are no grids."""
     if getattr(tokenizer, "codec", None) is None:
         return None
-    N, F = codes.shape[:2]
-    frames = tokenizer.pictures(codes.reshape(N * F, -1))
-    if not is_grid(frames):
-        return None
-    return np.array([agent_cell(f) for f in frames]).reshape(N, F, -1)
+    frames = tokenizer.pictures(codes.reshape(-1, codes.shape[-1]))
+    return frames.reshape(*codes.shape[:2], *frames.shape[1:]) if is_grid(frames) else None
+
+
+def cells_of(frames: np.ndarray, shown: bool) -> np.ndarray:
+    """Where the agent is in grids ``(N, F, W, H, 3)``, ``(N, F, numbers)``; see ``rollout._grids.agent_cell``."""
+    return np.array([[agent_cell(f, shown) for f in row] for row in frames])

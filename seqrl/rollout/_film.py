@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from seqrl.rollout._grids import draw_grid, is_grid
+from seqrl.rollout._grids import draw_grid, is_grid, shows_agent
 from seqrl.rollout.clip import write_gif
 
 _SIDE, _GAP, _HEAD = 168, 8, 18
@@ -22,7 +22,8 @@ def draw(frames: np.ndarray) -> list[Any]:
     from PIL import Image
 
     if is_grid(frames):
-        return [draw_grid(f, max(8, _SIDE // max(f.shape[:2]))) for f in frames]
+        # Who is not shown anywhere is whose view this is.
+        return [draw_grid(f, max(8, _SIDE // max(f.shape[:2])), not shows_agent(frames)) for f in frames]
     if frames.shape[-1] not in (1, 3):
         frames = frames[..., :1]
     frames = frames.repeat(3, -1) if frames.shape[-1] == 1 else frames

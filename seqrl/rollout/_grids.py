@@ -20,16 +20,22 @@ def is_grid(frames: np.ndarray) -> bool:
     return frames.ndim == 4 and frames.shape[-1] == 3 and max(frames.shape[1:3]) <= 32 and bool((frames <= 16).all())
 
 
-def agent_cell(frame: np.ndarray) -> tuple[int, ...]:
-    """Where the agent is in a grid ``(W, H, 3)``: its column and row where the grid shows it, else the steps to the walls.
+def shows_agent(frames: np.ndarray) -> bool:
+    """Whether grids ``(T, W, H, 3)`` are of a whole room with the agent in it, and not of what it sees."""
+    return bool((frames[..., 0] == _AGENT).any())
+
+
+def agent_cell(frame: np.ndarray, shown: bool) -> tuple[int, ...]:
+    """Where the agent is in a grid ``(W, H, 3)``: column and row where grids show it (``shown``), else the steps to the walls.
 
     Returns:
-        ``(column, row)``, or ``(ahead, left, right)`` with -1 where no wall is in sight.
+        ``(column, row)``, -1 where there is no agent or more than one; or ``(ahead, left, right)`` with -1 where no wall is in
+        sight.
     """
     kinds = frame[..., 0]
-    shown = np.argwhere(kinds == _AGENT)
-    if len(shown):
-        return tuple(int(x) for x in shown[0])
+    if shown:
+        found = np.argwhere(kinds == _AGENT)
+        return tuple(int(x) for x in found[0]) if len(found) == 1 else (-1, -1)
     wide, high = kinds.shape
     x, y = wide // 2, high - 1
 
@@ -40,8 +46,8 @@ def agent_cell(frame: np.ndarray) -> tuple[int, ...]:
     return steps(kinds[x, :y][::-1]), steps(kinds[:x, y][::-1]), steps(kinds[x + 1 :, y])
 
 
-def draw_grid(frame: np.ndarray, size: int = 24) -> Any:
-    """A grid ``(W, H, 3)`` as a picture with ``size`` pixels a cell; the agent of a view is a dark triangle."""
+def draw_grid(frame: np.ndarray, size: int = 24, view: bool = True) -> Any:
+    """A grid ``(W, H, 3)`` as a picture with ``size`` pixels a cell; the agent whose ``view`` it is, is a dark triangle."""
     from PIL import Image, ImageDraw
 
     wide, high = frame.shape[:2]
@@ -53,7 +59,7 @@ def draw_grid(frame: np.ndarray, size: int = 24) -> Any:
             box = (x * size, y * size, (x + 1) * size - 1, (y + 1) * size - 1)
             pen.rectangle(box, fill=_GROUND.get(kind, _FLOOR), outline=_LINE if kind not in (_UNSEEN, _WALL) else None)
             _thing(pen, kind, _COLOURS[colour % len(_COLOURS)], state, box)
-    if not (frame[..., 0] == _AGENT).any():
+    if view and not (frame[..., 0] == _AGENT).any():
         _arrow(pen, (wide // 2, high - 1), size)
     return out
 

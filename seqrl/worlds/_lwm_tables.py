@@ -30,7 +30,7 @@ class Tables(nn.Module):
         self._body, self.ports = (body,), ports
         self.vision = nn.Embedding(ports.vision, body.width)
         # The last place is that of a frame's end.
-        self.places = nn.Embedding(ports.frame + 1, body.width) if places else None
+        self.places = nn.Embedding(ports.frame + 1, body.width // 2) if places else None
         # Never tied, not to the table nor to the words.
         self.head = nn.Parameter(torch.empty(ports.vision, body.width))
 
@@ -60,7 +60,11 @@ class Tables(nn.Module):
             return x
         # Some models scale their words on the way in, and codes must be as loud.
         codes = self.vision((ids - text).clamp(min=0))
-        codes = codes if place is None else codes + self.places(place)
+        if place is not None:
+            # Half of it the place, half the next one: what a code foretells stands there in the frame before, and a head that
+            # compares the one with the other finds it.
+            both = self.places(torch.stack((place, (place + 1).clamp(max=self.ports.frame)), -1)).flatten(-2)
+            codes = codes + F.pad(both, (0, codes.shape[-1] - both.shape[-1]))
         codes = codes * getattr(embedding, "scalar_embed_scale", 1.0)
         return torch.where((ids < text)[..., None], x, codes.to(x.dtype))
 

@@ -11,7 +11,7 @@ from seqrl.core.errors import DataError, UserError
 from seqrl.rollout import generate
 from seqrl.rollout._continued import compare
 from seqrl.rollout._documents import Clip, document_ids, read_document, video_ids
-from seqrl.rollout._grids import agent_cell, draw_grid, is_grid
+from seqrl.rollout._grids import agent_cell, draw_grid, is_grid, shows_agent
 from seqrl.rollout.generate import Draw, Manner, say_texts, say_videos
 from seqrl.worlds import lwm
 
@@ -269,11 +269,17 @@ def test_compared_with_what_happened():
 
 def test_the_walls_tell_where_an_agent_is():
     view = np.ones((7, 7, 3), np.uint8)
-    assert agent_cell(view) == (-1, -1, -1)
+    assert agent_cell(view, False) == (-1, -1, -1)
     view[3, 1, 0] = view[1, 6, 0] = view[4, 6, 0] = 2
-    assert agent_cell(view) == (5, 2, 1)
+    assert agent_cell(view, False) == (5, 2, 1)
+    assert not shows_agent(view[None])
+    assert agent_cell(view, True) == (-1, -1)
     view[2, 4, 0] = 10
-    assert agent_cell(view) == (2, 4)
+    assert shows_agent(view[None])
+    assert agent_cell(view, True) == (2, 4)
+    two = view.copy()
+    two[5, 5, 0] = 10
+    assert agent_cell(two, True) == (-1, -1)
     assert is_grid(view[None])
     assert not is_grid(view[None] * 40)
     assert draw_grid(view, 10).size == (70, 70)
