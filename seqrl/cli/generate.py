@@ -1,6 +1,7 @@
 """``seqrl generate``: what a model of texts and videos says: a video of a text, how a video goes on, a text of a video."""
 
 import json
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,6 +94,10 @@ class Speaker:
         from seqrl.rollout.generate import say_videos
         from seqrl.train.progress import bar
 
+        if (gif or png) and self.tokenizer.codec is None:
+            raise UserError(
+                "--gif, --png: this model's documents hold codes and name no codec for them, so nothing can be drawn"
+            )
         real = None if video is None else self._clip(video)
         if real is not None and context > len(real.codes):
             raise UserError(f"--context {context}: this video has {len(real.codes)} frames")
@@ -143,10 +148,12 @@ class Speaker:
         from seqrl.rollout._held_out import HeldOut
         from seqrl.train.progress import bar
 
-        if video.isdigit():
+        if video.isdecimal():
             with bar("preparing", "example") as show:
                 return HeldOut(self.loaded.recipe, self.tokenizer, show).clip(int(video))
         frames = _read_video(Path(video))
+        if not frames.size:
+            raise UserError(f"--video {video}: there is no frame in it")
         if frames.ndim == 2 and frames.shape[1] == self.ports.frame:
             most = self.ports.vision - 3
             if frames.dtype.kind not in "iu" or not 0 <= int(frames.min()) <= int(frames.max()) <= most:
@@ -164,6 +171,11 @@ class Speaker:
         """What is done between the frames: that of the data, what the model says (none), or the words that are named."""
         words = self._words()
         done = () if real is None else real.actions[: frames - 1]
+        if words and real is not None and given > 1 and len(done) < given - 1:
+            raise UserError(
+                "--context: this model is told an action between frames, and this video tells none; take a held-out video, or "
+                "--context 1"
+            )
         if said == "data":
             return done
         if not words:
@@ -187,10 +199,11 @@ def _read_video(path: Path) -> Any:
         raise UserError(f"--video {path}: there is no such file; name one (.npy, .gif), or a held-out example by its number")
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
+            with path.open("rb") as array:
+                return np.lib.format.read_array(array, allow_pickle=False)
         with Image.open(path) as file:
             return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(file)])
-    except (OSError, ValueError, Image.DecompressionBombError) as e:
+    except (OSError, ValueError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError) as e:
         raise UserError(f"--video {path}: no array of frames and no picture that can be read ({e})") from e
 
 

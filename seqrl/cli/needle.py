@@ -64,7 +64,7 @@ def length(word: str) -> int:
     """Tokens of ``512``, ``4k`` (4,096) or ``1M``; raises UserError on anything else."""
     size = _LETTERS.get(word[-1:].lower(), 1)
     count = _number("--lengths", word[:-1] if size > 1 else word) * size
-    if count < 1 or count != int(count):
+    if not 1 <= count < 2**40 or count != int(count):
         raise UserError(f"--lengths: '{word}' is no number of tokens; say such as 512,4k,64k,1M")
     return int(count)
 

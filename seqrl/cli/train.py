@@ -123,7 +123,8 @@ def _next(out: Path) -> str:
     if kinds.reads_documents(kind):
         if recipe.tokens.documents.frames is None:
             return f"needle  seqrl needle {out} --lengths {recipe.tokens.pack}"
-        return f"say     seqrl generate {out} --video 0 --gif video.gif"
+        film = " --gif video.gif" if "kind" in recipe.tokens.documents.frames else ""
+        return f"say     seqrl generate {out} --video 0 --context 1 --frames 4{film}"
     if room == "worlds":
         return f"dream   seqrl dream {out} --gif dream.gif   (step it yourself: seqrl play {out})"
     if room == "encoders":

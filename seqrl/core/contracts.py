@@ -298,7 +298,7 @@ class LongBody(Protocol):
         """Puts ring attention in the place of its own; raises RecipeError naming what a ring cannot honour."""
         ...
 
-    def prove_ring(self, cut_of: Callable[["torch.Tensor"], Any]) -> None:
+    def prove_ring(self, ranks: int, cut_of: Callable[["torch.Tensor"], Any]) -> None:
         """Holds a pass over a cut against its own over a short row; all processes call alike, before they train.
 
         Args:

@@ -88,6 +88,8 @@ class DocumentData:
         for i, (origin, name, mark) in enumerate(zip(self.origins, self.names, self.fingerprints(), strict=True)):
             fields = self.fields(i)
             kind = Trajectories if isinstance(origin, store.Store) else Lines
-            key = [mark, tokenizer.digest, fields]
+            # Lines say fields of their own, and whether those can change places is looked at while they are prepared.
+            turned = ["swapped"] if kind is Lines and tokenizer.documents.swap else []
+            key = [mark, tokenizer.digest, fields, *turned]
             made.append(documents_store.prepare(kind(origin, tokenizer, fields), name, key, tokenizer.ports(), progress))
         return made

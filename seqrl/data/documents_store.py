@@ -55,13 +55,12 @@ class DocumentStore:
             for name, size in about["sizes"].items():
                 if (path / name).stat().st_size != size:
                     raise DataError(f"{path / name}: cut off")
-            table = np.load(path / TABLE, mmap_mode="r")
-        except (OSError, ValueError, KeyError, AttributeError) as e:
+            self.shard, self.start, self.length, self.split, self.unit = np.load(path / TABLE, mmap_mode="r")
+            self.units, self.tokens, self.dtype = int(about["units"]), int(about["tokens"]), str(about["dtype"])
+            self.vision, self.trained = int(about["vision"]), int(about["trained"])
+            self.source: str = about["source"]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
             raise DataError(f"{path}: no prepared documents, or broken ones ({e})") from e
-        self.shard, self.start, self.length, self.split, self.unit = table
-        self.units, self.tokens, self.dtype = int(about["units"]), int(about["tokens"]), str(about["dtype"])
-        self.vision, self.trained = int(about["vision"]), int(about["trained"])
-        self.source: str = about["source"]
         self._shards: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -136,7 +135,8 @@ def _write(origin: Origin, source: str, path: Path, ports: DocumentPorts, progre
     _save(partial / TABLE, np.concatenate(tables, 1))
     for file in partial.glob("table-*.npy"):
         file.unlink()
-    sizes = {p.name: p.stat().st_size for p in sorted(partial.iterdir()) if p.name != ABOUT}
+    # What a preparation that was killed left half written is replaced by what is written now, and is no part of it.
+    sizes = {p.name: p.stat().st_size for p in sorted(partial.iterdir()) if p.name != ABOUT and ".part" not in p.suffixes}
     counts = {"tokens": 0, "vision": 0, "trained": 0}
     for k in range(len(tables)):
         ids, trained = (np.fromfile(partial / f"{n}-{k:05d}.bin", d) for n, d in (("ids", dtype), ("trained", "uint8")))

@@ -233,9 +233,9 @@ class Pretrained(nn.Module):
             put_ring(self.decoder, self._ring)
             self._ringed = True
 
-    def prove_ring(self, cut_of: Callable[[Tensor], Cut]) -> None:
+    def prove_ring(self, ranks: int, cut_of: Callable[[Tensor], Cut]) -> None:
         """Holds ring attention against the model's own on a short row, as ``nn.ringed.prove_ring``."""
-        prove_ring(self, self.config.model_type, self.width, self._shape[0], self.max_positions, cut_of)
+        prove_ring(self, self.config.model_type, self.width, self._shape[0], self.max_positions, ranks, cut_of)
 
     def recompute(self, how: How = "none", feed: int | None = None) -> None:
         """What the backward pass computes again, as ``Transformer.recompute``; RecipeError where the model has no way to."""

@@ -28,8 +28,6 @@ from seqrl.nn.recompute import again
 NAME = "ring"
 SHORT = 64
 """Tokens of each process in the row that ``prove_ring`` looks at."""
-# A length that every sensible number of processes divides, to ask a cut how many there are.
-_ANY = SHORT * 3 * 5 * 7 * 11 * 13
 _ODD = {
     "sliding_window": "looks back over a window",
     "softcap": "caps its scores",
@@ -164,20 +162,21 @@ def check_cut(x: Tensor, read: Read, pos: Tensor | None, cut: Cut) -> Tensor:
 
 
 @torch.no_grad()
-def prove_ring(body: Any, name: str, width: int, layers: int, longest: int | None, cut_of: Callable[[Tensor], Cut]) -> None:
+def prove_ring(
+    body: Any, name: str, width: int, layers: int, longest: int | None, ranks: int, cut_of: Callable[[Tensor], Cut]
+) -> None:
     """Holds a body's pass over a cut against its own attention over the whole of a short row of documents.
 
     Called by all processes alike. Compared are outputs, and how often the ring was asked: once a layer.
 
     Args:
         body: with ``forward`` as ``Transformer``'s. width: D. longest: tokens a document may have, None for any number.
-        cut_of: ``pack [1, M]`` to this process's cut.
+        ranks: processes that share a row. cut_of: ``pack [1, M]`` to this process's cut.
 
     Raises:
         RecipeError: they differ.
     """
     like = next(body.parameters())
-    ranks = cut_of(torch.zeros(1, _ANY, dtype=torch.int64)).ranks
     pack, x = (t.to(like.device) for t in _short_row(SHORT * ranks, width, longest))
     x = x.to(like.dtype)
     cut, modes = cut_of(pack), [(m, m.training) for m in body.modules()]

@@ -15,10 +15,10 @@ from seqrl.core.errors import RecipeError
 
 
 def check_stretch(length: int | None, rope_base: float | None) -> None:
-    """Raises RecipeError for less than a token, or a base that is not above 1."""
+    """Raises RecipeError for less than a token, or a base that is no number above 1."""
     if length is not None and length < 1:
         raise RecipeError(f"length: at least 1 token (got {length})")
-    if rope_base is not None and rope_base <= 1:
+    if rope_base is not None and not 1 < rope_base < float("inf"):
         raise RecipeError(f"rope_base: above 1 (got {rope_base}); LLaMA-2 has 1e4, a row of a million tokens took 5e7")
 
 

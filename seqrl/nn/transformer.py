@@ -223,10 +223,10 @@ class Transformer(nn.Module):
         if self.config.attention_dropout:
             raise RecipeError(NO_DROPPED_WEIGHTS)
 
-    def prove_ring(self, cut_of: Callable[[Tensor], Cut]) -> None:
+    def prove_ring(self, ranks: int, cut_of: Callable[[Tensor], Cut]) -> None:
         """Holds ring attention against this trunk's own on a short row, as ``nn.ringed.prove_ring``."""
         longest = self.config.max_positions if self.positions is not None else None
-        prove_ring(self, "trunk", self.config.width, self.config.layers, longest, cut_of)
+        prove_ring(self, "trunk", self.config.width, self.config.layers, longest, ranks, cut_of)
 
     def recompute(self, how: How = "none", feed: int | None = None) -> None:
         """What the backward pass computes again (nn/recompute.py).

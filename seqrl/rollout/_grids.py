@@ -83,7 +83,10 @@ def _thing(pen: Any, kind: int, colour: tuple[int, int, int], state: int, box: t
         if state == 2:
             pen.line(inner, fill=_SELF, width=2)
     elif kind == _AGENT:
-        pen.polygon([(inner[0], inner[3]), ((x0 + x1) // 2, inner[1]), (inner[2], inner[3])], fill=_COLOURS[0])
+        # Its state is where it looks: right, down, left, up. The corner opposite to the two of its back.
+        (a, b, c, d), x, y = inner, (x0 + x1) // 2, (y0 + y1) // 2
+        looks = {0: [(a, b), (c, y), (a, d)], 1: [(a, b), (x, d), (c, b)], 2: [(c, b), (a, y), (c, d)]}
+        pen.polygon(looks.get(state, [(a, d), (x, b), (c, d)]), fill=_COLOURS[0])
 
 
 def _arrow(pen: Any, cell: tuple[int, int], size: int) -> None:

@@ -54,7 +54,10 @@ class Haystack:
             said, count = sentences(rng), 1 + room // 8
             ids: list[int] = []
             while len(ids) < room:
-                ids += self.tokenizer.text("".join(islice(said, count)))
+                made = self.tokenizer.text("".join(islice(said, count)))
+                if not made:
+                    raise UserError("this model's tokenizer knows none of the words of the text; give --haystack FILE")
+                ids += made
             return np.array(ids[len(ids) - room :], np.int64)
         ends = self.ends(self._ids)
         last = int(ends[rng.integers(len(ends))])

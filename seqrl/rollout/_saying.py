@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqrl.core.errors import UserError
+
 Words = Sequence[tuple[int, ...]]
 """Ids of each of the words there are for an action."""
 
@@ -28,6 +30,10 @@ class Draw:
 
     temperature: float = 1.0
     top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"--temperature: a number from 0 on (got {self.temperature})")
 
     def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """Ids ``[B]`` of ``logits [B, V]``, drawn with ``uniform [B]`` of [0, 1)."""
@@ -56,6 +62,10 @@ class Manner:
     text: Draw = Draw()
     seed: int = 0
     chunk: int = 1024
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guidance < float("inf"):
+            raise UserError(f"--guidance: a number from 0 on (got {self.guidance})")
 
 
 class _Chance:

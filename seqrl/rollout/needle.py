@@ -83,10 +83,12 @@ def measure(bundle: Any, config: NeedleConfig, haystack: str | None = None, prog
     """
     model, tokenizer = bundle.model, bundle.tokenizer
     reading = _reader(bundle, config, haystack)
-    for length in config.lengths:
-        reading.check(length)
     own = positions(model)
     check_positions(config, own)
+    if config.rope_base is not None and not 1 < config.rope_base < float("inf"):
+        raise UserError(f"--rope-base: a number above 1 (got {config.rope_base})")
+    for length in config.lengths:
+        reading.check(length)
     found, said = np.zeros((len(config.rows), len(config.lengths)), np.int64), []
     # In order of length: once a model is stretched, its own angles are gone.
     order, done, total = (

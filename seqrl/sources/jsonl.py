@@ -90,6 +90,7 @@ class Source:
         if not isinstance(made, dict):
             raise DataError(f"{self.place(i)}: a line is one object in braces (got {type(made).__name__})")
         fields = made.get("fields")
-        if fields is not None and not (isinstance(fields, str) or (isinstance(fields, list) and fields)):
+        several = isinstance(fields, list) and fields and all(isinstance(f, str) for f in fields)
+        if fields is not None and not (isinstance(fields, str) or several):
             raise DataError(f"{self.place(i)}: 'fields' is a text such as '[task],vision', or a list of such")
         return made

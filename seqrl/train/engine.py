@@ -125,7 +125,7 @@ class Engine:
             if how.ring:
                 body.prepare_ring()
             if self.exchange is not None:
-                body.prove_ring(self.cut)
+                body.prove_ring(self.how.sequence, self.cut)
 
     def bare(self, model: Any) -> Any:
         """The model without its wrappers (Accelerate's own way of finding it imports DeepSpeed, which takes seconds)."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from seqrl.core.errors import RecipeError
-from seqrl.train.settings import EngineConfig
+from seqrl.train.settings import EngineConfig, count_of
 
 PARENT = "SEQRL_PARENT"
 """Names the number of a pipe that closes when the parent is gone."""
@@ -43,7 +43,7 @@ def needed(engine: EngineConfig, env: Mapping[str, str] = os.environ) -> int | N
         RecipeError: weights are to be dealt out, and nobody said over how many processes.
     """
     words = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-    if any(int(env.get(w) or 0) > 1 for w in words) or PARENT in env or ("RANK" in env and "WORLD_SIZE" in env):
+    if any(count_of(w, env.get(w) or "0") > 1 for w in words) or PARENT in env or ("RANK" in env and "WORLD_SIZE" in env):
         return None
     if engine.kind in ("zero2", "zero3", "fsdp") and engine.wanted is None:
         raise RecipeError(f"engine.kind: {engine.kind} deals out over processes; say how many: engine.processes=2")

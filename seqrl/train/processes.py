@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from seqrl.core.errors import RecipeError, UserError
+from seqrl.train.settings import count_of
 
 _BEAT = 1.0
 """Seconds between signs of life."""
@@ -37,14 +38,14 @@ def started() -> int | None:
     """
     env = os.environ
     if "WORLD_SIZE" in env and "RANK" in env:
-        return int(env["WORLD_SIZE"])
+        return count_of("WORLD_SIZE", env["WORLD_SIZE"])
     for size, rank, local in (
         ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
         ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID"),
         # Of a step, which srun makes: a batch script alone has the number of tasks, and is one process.
         ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
     ):
-        if int(env.get(size, "1")) > 1 and rank in env:
+        if count_of(size, env.get(size) or "1") > 1 and rank in env:
             hosts = re.match(r"([^\[,]+)(?:\[(\d+))?", env.get("SLURM_STEP_NODELIST", "127.0.0.1"))
             env.setdefault("MASTER_ADDR", "".join(hosts.groups("")) if hosts else "127.0.0.1")
             env.setdefault("MASTER_PORT", str(20_000 + int(env.get("SLURM_JOB_ID", "0")) % 10_000))

@@ -164,12 +164,18 @@ def stretch(model: Any, stage: StageConfig, length: int | None) -> None:
                 setattr(model.config, name, value)
 
 
-def _rehearse_stages(recipe: Recipe, model: Any) -> None:
+def _rehearse_stages(recipe: Recipe, model: Any, engine: Engine) -> None:
     """Finds out before step 0 what a later stage would fail at, on a model that takes no memory."""
     with torch.device("meta"):
         trial = type(model)(copy.deepcopy(model.config))
     for number, stage in enumerate(recipe.stages or ()):
-        stretch(trial, stage, recipe.stage(number).tokens.pack)
+        now, share = recipe.stage(number), engine.mesh.data_ranks * recipe.train.accumulate
+        stretch(trial, stage, now.tokens.pack)
+        if now.train.batch % share:
+            raise RecipeError(
+                f"stages.{number}: batch={now.train.batch} must be a multiple of processes x accumulate = {share}"
+            )
+        engine.check_rows(now.train.batch // share, now.tokens.pack)
 
 
 def _check_goes_on(out: Path, state: checkpoint.TrainerState, engine: Engine, data: Data) -> None:
@@ -222,7 +228,7 @@ def _stage(recipe: Recipe, out: Path, last: Path | None, engine: Engine, data: D
     model = build_model(now, tokenizer, now.train.seed, last and last / "bundle")
     if recipe.stages and fresh:
         if last is None:
-            _rehearse_stages(recipe, model)
+            _rehearse_stages(recipe, model, engine)
         stretch(model, recipe.stages[span.number], now.tokens.pack)
     if state:
         # Before anything is dealt out; a stage begins with these, and with all else anew.

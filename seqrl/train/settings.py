@@ -34,7 +34,7 @@ class EngineConfig(Frozen):
     """What is computed again backwards and not kept: all inside of blocks; offload keeps their inputs in the host's memory."""
     chunk: int | None = Field(None, ge=1)
     """Tokens that a feed-forward layer takes at a time; null takes all."""
-    timeout: float = Field(10.0, gt=0)
+    timeout: float = Field(10.0, gt=0, le=1_000_000)
     """Minutes until a process that waits for another gives up."""
 
     @property
@@ -53,7 +53,7 @@ class StageConfig(Frozen):
 
     length: int | None = Field(None, ge=2)
     """Tokens in a row, in place of tokens.pack."""
-    rope_base: float | None = Field(None, gt=1)
+    rope_base: float | None = Field(None, gt=1, allow_inf_nan=False)
     """Base of the rotary positions; null leaves it."""
     steps: int = Field(ge=1)
     """Optimiser steps."""
@@ -72,6 +72,13 @@ class StageConfig(Frozen):
         """What it sets of ``train``."""
         names = ("steps", "batch", "lr", "final_lr", "warmup", "decay")
         return {n: v for n in names if (v := getattr(self, n)) is not None}
+
+
+def count_of(name: str, value: str) -> int:
+    """A number of processes that the environment tells; raises RecipeError where it is none."""
+    if not value.strip().isdecimal():
+        raise RecipeError(f"{name}={value} in the environment is no number of processes")
+    return int(value)
 
 
 def spell_engine(raw: dict[str, Any], overrides: Sequence[str], where: Mapping[Path_, str]) -> tuple[dict[str, Any], list[str]]:

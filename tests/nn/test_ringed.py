@@ -44,7 +44,7 @@ def test_one_process_with_a_cut_is_the_packed_pass(name):
     body = bodies()[name]
     assert isinstance(body, LongBody)
     body.prepare_ring()
-    body.prove_ring(alone)
+    body.prove_ring(1, alone)
     x, cut = torch.randn(2, 12, 32), alone(PACK)
     found, wanted = body(cut.take(x), pos=cut.take(POS), cut=cut), body(x, pack=PACK)
     assert found.shape == (1, 24, 32)
@@ -73,7 +73,7 @@ def test_the_proof_finds_attention_that_sees_other_documents(name, monkeypatch):
     for room in (ringed, attention):
         monkeypatch.setattr(room, "ring_attention", careless)
     with pytest.raises(RecipeError, match="says something else over a cut"):
-        body.prove_ring(alone)
+        body.prove_ring(1, alone)
 
 
 @both
@@ -88,7 +88,7 @@ def test_the_proof_finds_layers_that_never_ask(name, monkeypatch):
     for room in (ringed, attention):
         monkeypatch.setattr(room, "ring_attention", silent)
     with pytest.raises(RecipeError, match="asked the ring 0 times in 2 layers"):
-        body.prove_ring(alone)
+        body.prove_ring(1, alone)
 
 
 @both
@@ -98,7 +98,7 @@ def test_the_proof_leaves_everything_as_it_was(name):
     next(iter(body.children())).eval()
     modes = [m.training for m in body.modules()]
     state = torch.get_rng_state()
-    body.prove_ring(alone)
+    body.prove_ring(1, alone)
     assert modes == [m.training for m in body.modules()]
     assert torch.equal(state, torch.get_rng_state())
     assert all(p.grad is None for p in body.parameters())

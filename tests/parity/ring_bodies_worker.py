@@ -206,13 +206,13 @@ def main(rank, folder):
     for name in ZOO:
         body = pretrained(name)
         body.prepare_ring()
-        body.prove_ring(pair.cut)
+        body.prove_ring(2, pair.cut)
         found[f"zoo {name}"] = pair.compare(body, body.width)
     for family in FAMILIES:
         torch.manual_seed(2)
         trunk = stir(Transformer(family_config(family, width=32, layers=2, heads=4, kv_heads=None if family == "gpt2" else 2)))
         trunk.prepare_ring()
-        trunk.prove_ring(pair.cut)
+        trunk.prove_ring(2, pair.cut)
         for layout in ("balanced", "contiguous"):
             found[f"own {family} {layout}"] = pair.compare(deepcopy(trunk), 32, layout)
         for how in ("blocks", "offload"):

@@ -119,7 +119,7 @@ def test_what_a_ring_cannot_honour_is_refused_by_name(name, more, message):
     def ask():
         body = Pretrained(CONFIG_MAPPING[name](**(plain | more)))
         body.prepare_ring()
-        body.prove_ring(alone)
+        body.prove_ring(1, alone)
 
     with pytest.raises(RecipeError, match=message) as told:
         ask()

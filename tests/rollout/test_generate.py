@@ -284,6 +284,12 @@ def test_the_walls_tell_where_an_agent_is():
     assert not is_grid(view[None] * 40)
     assert draw_grid(view, 10).size == (70, 70)
     assert draw_grid(view, 10).getpixel((35, 15)) == (120, 124, 130)
+    # An agent that is shown looks where its state says: right, the point of the triangle; left, its back.
+    looks = []
+    for state in (0, 2):
+        view[2, 4, 2] = state
+        looks.append([draw_grid(view, 40).getpixel((80 + x, 160 + 10)) == (214, 69, 65) for x in (10, 30)])
+    assert looks == [[True, False], [False, True]]
 
 
 # ---- wrong input ------------------------------------------------------------------------------------------------------
