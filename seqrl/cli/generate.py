@@ -78,7 +78,7 @@ class Speaker:
         shown = [*p.opens, *video_ids(p, clip.codes, clip.actions), *p.closes]
         (said,) = say_texts(self.model, [[p.bos, *shown, *asked]], most, self.manner)
         words, real = self.tokenizer.words(said), self.tokenizer.words(clip.whole_text)
-        typer.echo(words)
+        typer.echo(words or "(nothing)")
         if real:
             typer.echo(f"(with it in the data: {real})")
         return {"video": video, "frames": len(clip.codes), "question": question, "text": words, "real": real or None}

@@ -29,6 +29,9 @@ class _Rate:
         self.window, self.marks = window, deque()
 
     def __call__(self, now: float, done: int) -> float:
+        if self.marks and done < self.marks[-1][1]:
+            # Counting begins anew, as with the next of several datasets.
+            self.marks.clear()
         if not self.marks or now - self.marks[-1][0] > self.window / 100:
             self.marks.append((now, done))
         while len(self.marks) > 1 and now - self.marks[0][0] > self.window:
@@ -79,17 +82,18 @@ class _Lines:
         self.title, self.unit, self.every = title, unit, every
         self.rated = _Rate()
         self.began: float | None = None
-        self.said = 0.0
+        self.said, self.last = 0.0, 0
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         rate = self.rated(now, done)
-        if self.began is None:
+        if self.began is None or done < self.last:
             self.began = self.said = now
+        self.last = done
         if now - self.said < self.every and done < total:
             return
         self.said = now
-        left = f"eta {spell((total - done) / rate)}" if rate > 0 and done < total else f"in {spell(now - self.began)}"
+        left = f"in {spell(now - self.began)}" if done >= total else f"eta {spell((total - done) / rate)}" if rate > 0 else ""
         print(
             f"{self.title} {done:,}/{total:,} {self.unit}s  {rate:,.1f}/s  {left}  {note}".rstrip(), file=sys.stderr, flush=True
         )

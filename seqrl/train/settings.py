@@ -123,7 +123,7 @@ def check_spread(raw: Mapping[str, Any], inhabits: bool, said: Callable[[Path_, 
         more = -(-engine.processes // n) * n
         said(
             ("engine", "sequence"),
-            f"engine.sequence={n} does not divide engine.processes={engine.processes}; take {more} of them",
+            f"engine.sequence={n} does not divide engine.processes={engine.processes}; take engine.processes={more}",
         )
     if n > 1 and engine.attention == "sdpa":
         said(("engine", "attention"), f"engine.attention: with sequence={n} sdpa would see one process's piece only; take ring")
