@@ -4,6 +4,7 @@ Loads no torch, so that ``seqrl check`` answers at once.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -140,8 +141,27 @@ def check_spread(raw: Mapping[str, Any], inhabits: bool, said: Callable[[Path_, 
         said(("train", "ema"), f"train.ema: no process has whole weights to average under {engine.kind}; take ddp, or null")
     if inhabits and (engine.kind in SHARDED or n > 1):
         said(("engine",), f"engine: {kind} learns in dreams, which are made whole on every process; take ddp and sequence=1")
+    if n > 1 and pack is not None and engine.wanted and not engine.wanted % n:
+        _check_shares(raw, engine, said)
     for i, stage in enumerate(raw.get("stages") or ()):
         if stage.get("length") is not None and pack is None:
             said(("stages", i, "length"), f"stages.{i}.length: is of packed rows, and {kind} reads windows; leave it out")
         if inhabits:
             said(("stages", i), f"stages: {kind} learns in dreams, which have no stages; leave them out")
+
+
+def _check_shares(raw: Mapping[str, Any], engine: EngineConfig, said: Callable[[Path_, str], None]) -> None:
+    """Says which rows cannot be cut into equal shares (context/layouts.py, which looks again when a run begins)."""
+    n, train = engine.sequence, raw.get("train") or {}
+    unit = n if engine.layout == "contiguous" else 2 * n
+    share = engine.wanted // n * (train.get("accumulate") or 1)
+    rows = [(("tokens", "pack"), raw["tokens"]["pack"], train.get("batch"))] if not raw.get("stages") else []
+    for i, stage in enumerate(raw.get("stages") or ()):
+        length, batch = stage.get("length") or raw["tokens"]["pack"], stage.get("batch") or train.get("batch")
+        rows.append((("stages", i, "length"), length, batch))
+    for place, length, batch in rows:
+        if batch and batch % share == 0 and batch // share * length % unit:
+            step = unit // math.gcd(unit, batch // share)
+            near = f"{length // step * step} or {(length // step + 1) * step}"
+            name = ".".join(map(str, place))
+            said(place, f"{name}={length}: cannot be cut over engine.sequence={n} in equal shares; take {near}")

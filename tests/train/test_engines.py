@@ -143,7 +143,12 @@ def test_what_was_asked_for_and_is_not_is_an_error(cartpole, tmp_path, monkeypat
     refuse("engine: 2 processes are asked for, and 1 is running", "engine.processes=2")
     refuse("engine: 2 processes are asked for, and 1 is running", "engine=ring")
     refuse("engine.kind: fsdp shards over processes, and one is running", "engine=fsdp")
-    refuse(r"r.yaml.*|engine.sequence=2 does not divide engine.processes=3; take 4", "engine.processes=3", "engine.sequence=2")
+    odd = "engine.sequence=2 does not divide engine.processes=3; take engine.processes=4"
+    refuse(odd, "engine.processes=3", "engine.sequence=2")
+    uneven = "tokens.pack=63: cannot be cut over engine.sequence=2 in equal shares; take 60 or 64"
+    refuse(uneven, "engine.sequence=2", "tokens.pack=63", "train.batch=1")
+    uneven = "stages.1.length=65: cannot be cut over engine.sequence=2 in equal shares; take 64 or 68"
+    refuse(uneven, "engine.sequence=2", "stages=[{length: 64, steps: 1}, {length: 65, steps: 1, batch: 1}]", "train.steps=2")
     refuse("engine.attention: with sequence=2 sdpa would see one process's piece", "engine.sequence=2", "engine.attention=sdpa")
     refuse("train.ema: no process has whole weights to average under zero3", "engine=zero3", "train.ema=0.9")
     windows = ("tokens={layout: state action}", "data.sources=[{kind: minari, id: tests/cartpole-v0}]")
