@@ -55,8 +55,8 @@ class LWMConfig(PreTrainedConfig):
     losses: list | tuple = ("text", "vision")
     """Modalities that are trained."""
     frame_places: bool = False
-    """Whether a code's vector tells its place within the frame, which LWM leaves to the body's positions: a small model that
-    begins at random finds the same place of the frame before with it in minutes, and without it hardly at all."""
+    """Whether a code's vector tells its place within the frame and the next one, which LWM leaves to the body's positions; for
+    small models that begin at random."""
     chunk: int = 1024
     """Places whose scores are held at once."""
     init_std: float = 0.02
