@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from seqrl.bundle import Bundle
     from seqrl.rollout.evaluate import Report
 
-__all__ = ["evaluate", "load", "run"]
+__all__ = ["evaluate", "load", "register", "run"]
 
 
 def _dotted(settings: Mapping[str, Any], at: str = "") -> list[str]:
@@ -55,18 +55,28 @@ def run(recipe: str | Path, out: str | Path | None = None, **settings: Any) -> P
     return outcome.run
 
 
-def load(name: str | Path, device: str = "cpu") -> "Bundle":
-    """Loads a bundle, or the last checkpoint of a run; raises BundleError where it is not whole."""
+def load(name: str | Path, device: str = "cpu", revision: str | None = None) -> "Bundle":
+    """Loads a bundle, the last checkpoint of a run, or a repository of the Hub.
+
+    Args:
+        name: a folder, ``org/name`` or ``org/name@revision``; ``hf://org/name`` where a folder could be meant as well.
+        device: where the model goes.
+        revision: branch, tag or commit of a repository; the newest where None.
+
+    Raises:
+        BundleError: it is not whole. HubError: it cannot be fetched and is not in the cache.
+    """
     from seqrl import bundle
 
-    return bundle.load(name, device)
+    return bundle.load(name, device, revision=revision)
 
 
-def evaluate(name: str | Path, **settings: Any) -> "Report | dict[str, Report]":
+def evaluate(name: str | Path, revision: str | None = None, **settings: Any) -> "Report | dict[str, Report]":
     """Plays a bundle or run in its real environment, or in that of each of its domains.
 
     Args:
-        name: a bundle or run folder.
+        name: a bundle or run folder, or a repository, as for ``load``.
+        revision: branch, tag or commit of a repository.
         settings: ``targets, episodes, envs, seed, mode, env`` and whatever else ``EvalConfig`` has; the rest is the recipe's.
             What a single domain has otherwise stands in ``domains``: ``domains={"hopper": {"play": False}}``.
 
@@ -80,6 +90,13 @@ def evaluate(name: str | Path, **settings: Any) -> "Report | dict[str, Report]":
     from seqrl import bundle
     from seqrl.rollout.evaluate import config_for, evaluate_all
 
-    loaded = bundle.load(name)
+    loaded = bundle.load(name, revision=revision)
     found = evaluate_all(loaded.model, loaded.tokenizer, config_for(loaded.recipe, settings))
     return found.get("", found)
+
+
+def register() -> None:
+    """Makes transformers' AutoConfig, AutoModel and AutoProcessor know our models, so that no remote code is run."""
+    from seqrl.hub.register import register
+
+    register()

@@ -3,7 +3,8 @@
 ``config.json`` and ``model.safetensors`` (transformers' own files), ``tokenizer.json`` (layout, codecs, fitted statistics, the
 data's spaces), beside it ``tokenizer.safetensors`` where a codec stands on a trained encoder, ``recipe.yaml`` (resolved),
 ``metrics.json``. Nothing in it is executed: weights are safetensors, and the model kind it names must be one of this house's
-unless the caller says that other installed packages may be trusted.
+unless the caller says that other installed packages may be trusted. A name that is no folder here may be a repository's on the
+Hub; of that only these six files are fetched, each verified and none larger than it can be in earnest.
 """
 
 import json
@@ -19,11 +20,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from seqrl.core import kinds
-from seqrl.core.errors import BundleError, RecipeError
+from seqrl.core.errors import BundleError, HubError, RecipeError
 from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.tokenizer import Tokenizer
+from seqrl.remote.names import SCHEME, Repo, read_name
 
 FORMAT = 1
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "recipe.yaml", "metrics.json")
+"""What every bundle has."""
+MORE = ("tokenizer.safetensors",)
+"""What a bundle may have besides."""
+# Words of this house: whoever types runs/x means a folder, and must not get what a stranger called runs has published.
+_ALWAYS_HERE = ("runs", "checkpoints", "recipes", "datasets", "models")
+_LARGEST = {"config.json": 16 << 20, "recipe.yaml": 16 << 20, "metrics.json": 64 << 20, "tokenizer.json": 1 << 30}
+"""Bytes; these are read into memory whole."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +69,55 @@ def add_metrics(folder: Path, more: Mapping[str, Any]) -> None:
     os.replace(aside, path)
 
 
-def find(name: str | Path) -> Path:
-    """The bundle folder behind a name: a bundle, a run folder (its last checkpoint), or one checkpoint of it.
+def find(name: str | Path, revision: str | None = None) -> Path:
+    """The bundle folder behind a name: a bundle, a run folder (its last checkpoint), one checkpoint of it, or a Hub repository.
+
+    What lies on this disk wins. A name whose first word is a folder here, or ``runs``, is taken for a misspelt path and the Hub
+    is not asked, unless it begins with ``hf://``; a ``Path`` is always one of this disk.
+
+    Args:
+        name: a path, ``org/name``, ``org/name@revision`` or ``hf://org/name@revision``.
+        revision: branch, tag or commit, for a repository alone.
 
     Raises:
         BundleError: nothing of the kind is there.
+        HubError: the repository cannot be had.
     """
+    # As text first: a Path would make one slash of two.
+    repo = read_name(name, revision) if isinstance(name, str) else None
+    if repo and str(name).startswith(SCHEME):
+        return _fetch(repo)
     path = Path(name)
     for candidate in (path, path / "bundle", path / "checkpoints" / "last" / "bundle"):
         if (candidate / "tokenizer.json").is_file():
+            if revision:
+                raise BundleError(
+                    f"{name}: this is a folder here, and has no revision '{revision}'; for the Hub's say hf://{name}"
+                )
             return candidate
     if not path.exists():
-        raise BundleError(f"{name}: there is no such folder; name a run (runs/x), one of its checkpoints, or a bundle")
+        # The name may say a revision, which no folder here has in it.
+        if repo and not path.parent.is_dir() and repo.id.partition("/")[0] not in _ALWAYS_HERE:
+            try:
+                return _fetch(repo)
+            except HubError as e:
+                raise type(e)(f"{e} (there is no folder {name} here either)") from e
+        hint = f"; a repository of that name on the Hub would be hf://{name}" if repo else ""
+        raise BundleError(f"{name}: there is no such folder; name a run (runs/x), one of its checkpoints, or a bundle{hint}")
     if (path / "recipe.yaml").is_file():
         raise BundleError(f"{name}: this run has no complete checkpoint yet; go on with: seqrl train --resume {name}")
     raise BundleError(f"{name}: this is neither a run folder nor a bundle (no tokenizer.json, no checkpoints/last)")
+
+
+def _fetch(repo: Repo) -> Path:
+    """A repository's bundle, brought here; nothing else of it is."""
+    from seqrl.remote.download import MissingError, fetch
+
+    try:
+        return fetch(repo, FILES, MORE, _LARGEST)
+    except MissingError as e:
+        how = f"a transformers checkpoint is converted with: seqrl import {repo.id}"
+        raise BundleError(f"{repo}: there is no {e.name} in this repository, so it is no bundle of seqrl's; {how}") from e
 
 
 def _read(path: Path, parse: Any) -> Any:
@@ -85,18 +129,20 @@ def _read(path: Path, parse: Any) -> Any:
         raise BundleError(f"{path}: cannot be read: {e}") from e
 
 
-def load(name: str | Path, device: str = "cpu", trust: bool = False) -> Bundle:
+def load(name: str | Path, device: str = "cpu", trust: bool = False, revision: str | None = None) -> Bundle:
     """Loads a bundle for use.
 
     Args:
-        name: a bundle folder, a run folder (its last checkpoint is meant), or a checkpoint.
+        name: a bundle folder, a run folder (its last checkpoint is meant), a checkpoint, or a repository (``find``).
         device: where the model goes.
         trust: allow a model kind of another installed package to be imported.
+        revision: branch, tag or commit of a repository.
 
     Raises:
         BundleError: missing, truncated or corrupt files, a newer format, or a kind that is not this house's.
+        HubError: the repository cannot be had.
     """
-    folder = find(name)
+    folder = find(name, revision)
     metrics = _read(folder / "metrics.json", json.loads)
     if not isinstance(metrics, dict):
         raise BundleError(f"{folder / 'metrics.json'}: this is no seqrl bundle's")

@@ -85,7 +85,7 @@ class Room:
         self.recipe, self.acts = loaded.recipe, hasattr(loaded.model, "act")
         # With the very tokenizer of the bundle, for the fields it names.
         with bar("converting", "episode") as show:
-            view = look(bundle, domain, show)
+            view = look(loaded.path, domain, show)
         self.domain, self.dataset = view.domain, view.dataset
         self.bridge = Bridge(self.world, self.tokenizer)
         self.excerpts = Excerpts(self.dataset, self.tokenizer, self.bridge)

@@ -186,6 +186,8 @@ def check(
     for domain, layout in layouts.items():
         typer.echo(f"          {domain}: {layout}")
     typer.echo(f"  model   {recipe.model['kind']}\n  train   {how}")
+    if recipe.init:
+        typer.echo(f"  init    {recipe.init.name}")
     if (engine := recipe.engine).wanted or engine.kind != "auto":
         kind = "ddp" if engine.kind == "auto" else engine.kind
         shared = f", each row cut over {engine.sequence} of them" if engine.sequence > 1 else ""

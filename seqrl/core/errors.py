@@ -25,6 +25,10 @@ class BundleError(UserError):
     """A bundle that cannot be loaded: incomplete, corrupt, or written by a newer version."""
 
 
+class HubError(UserError):
+    """A Hub that cannot be reached, refuses, or gives what is not wanted; with what to do about it."""
+
+
 class EnvError(UserError):
     """An environment that cannot be made here, with the extra that would bring it."""
 

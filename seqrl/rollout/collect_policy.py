@@ -13,7 +13,7 @@ Collector = Callable[[Mapping[str, np.ndarray], np.ndarray, np.ndarray], dict[st
 
 def named(path: str) -> tuple[str, str]:
     """The folder and the domain that ``FOLDER`` or ``FOLDER:DOMAIN`` names; a folder may have a colon in its own name."""
-    split = ":" in path and not Path(path).exists()
+    split = ":" in path.removeprefix("hf://") and not Path(path).exists()
     folder, domain = path.rsplit(":", 1) if split else (path, "")
     return folder, domain
 

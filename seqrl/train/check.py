@@ -21,7 +21,7 @@ from seqrl.data.slots import TokensConfig
 
 # Settings of a model that come from the data or from another part of the recipe (train.losses), never from model.*.
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
-_FROM_DATA = {"ports", "context_length", "length", "losses", "world"}
+FROM_DATA = {"ports", "context_length", "length", "losses", "world"}
 
 
 def strange_kinds(raw: dict[str, Any]) -> list[str]:
@@ -46,7 +46,7 @@ def strange_kinds(raw: dict[str, Any]) -> list[str]:
 
 def settings_model(kind: str) -> type[Frozen]:
     """A pydantic model of a model kind's settings, read from its source without importing it."""
-    known = {n: t for n, t in kinds.settings(kind).items() if n not in _FROM_DATA}
+    known = {n: t for n, t in kinds.settings(kind).items() if n not in FROM_DATA}
     return create_model(f"{kind} settings", __base__=Frozen, kind=(str, kind), **known)
 
 

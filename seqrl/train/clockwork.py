@@ -15,6 +15,7 @@ from seqrl.rollout.evaluate import Report, evaluate_all
 from seqrl.rollout.fidelity import Fidelity
 from seqrl.rollout.result import to_json
 from seqrl.train import checkpoint, dreams, progress
+from seqrl.train.begin import Lineage
 from seqrl.train.engine import Engine, Span
 from seqrl.train.finish import keep_reports
 from seqrl.train.loop import Clock, Trainer
@@ -69,14 +70,24 @@ class Clockwork:
     """The run under way: the loop's clockwork around ``Trainer.step``."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, engine: Engine, data: Data, tokenizer: Any, trainer: Trainer, step: int, span: Span
+        self,
+        recipe: Recipe,
+        out: Path,
+        engine: Engine,
+        data: Data,
+        tokenizer: Any,
+        trainer: Trainer,
+        step: int,
+        span: Span,
+        lineage: Lineage | None = None,
     ):
         """
         Args:
             recipe: the whole run. span: the stage that is under way, and its steps. step: where it begins or goes on.
+            lineage: what the run began with; written into every bundle.
         """
         self.recipe, self.out, self.engine, self.tokenizer, self.trainer = recipe, out, engine, tokenizer, trainer
-        self.data, self.first, self.span = data, step, span
+        self.data, self.first, self.span, self.lineage = data, step, span, lineage
         self.latest: dict[str, float] = {}
         self.reports: dict[str, Report] = {}
         self.dreams: dict[str, Fidelity] = {}
@@ -125,7 +136,8 @@ class Clockwork:
         """What is due after ``done`` steps, in the order in which one thing needs another."""
         config, every = self.recipe.train, self.recipe.evaluate.every
         if over or done % config.log_every == 0:
-            rate = {"lr": self.trainer.optimizer.param_groups[0]["lr"], "steps_per_second": self.clock.rate()}
+            group = self.trainer.optimizer.param_groups[0]
+            rate = {"lr": group["lr"] / group.get("scale", 1.0), "steps_per_second": self.clock.rate()}
             self._log(done, self.trainer.measured() | rate)
         if over or done % config.validate_every == 0:
             self._log(done, self.clock.pause(self.trainer.validate))
@@ -194,7 +206,8 @@ class Clockwork:
         facts = {"data": fingerprints(self.data), **spread(engine)}
 
         def write(folder: Path) -> None:
-            bundle.save(folder, model, self.tokenizer, self.recipe.dump(), {"step": step, **self.latest})
+            began = {"lineage": self.lineage} if self.lineage else {}
+            bundle.save(folder, model, self.tokenizer, self.recipe.dump(), {"step": step, **self.latest, **began})
 
         state = checkpoint.TrainerState(step, tensors, facts)
         checkpoint.save(self.out, state, write, self.recipe.train.keep, engine.wait)

@@ -15,6 +15,7 @@ import torch
 from seqrl.core.errors import UserError
 from seqrl.core.stream import StreamBatch
 from seqrl.data.loader import Loader
+from seqrl.train.adapters import adapted, merged
 from seqrl.train.engine import Engine
 from seqrl.train.optim import Average, learning_rate
 from seqrl.train.recipe import TrainConfig
@@ -141,7 +142,7 @@ class Trainer:
             loss = weigh(sums, counts, config.losses) * engine.world
             engine.backward(loss, self.model, last=i == len(pieces) - 1)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, step - self.first)
+            group["lr"] = learning_rate(config, step - self.first) * group.get("scale", 1.0)
         self._norm = engine.place.step(self.model, self.optimizer, self.parameters, config.clip)
         if self.average:
             self.average.update(self.bare, step - self.first)
@@ -208,9 +209,12 @@ class Trainer:
 
     @contextmanager
     def published(self) -> Iterator[Any]:
-        """The model with the weights that are published, whole; where they are dealt out a copy, and None on all processes but
-        the first. Everyone must ask."""
+        """The model with the weights that are published, whole and without adapters; where they are dealt out a copy, and None
+        on all processes but the first. Everyone must ask."""
         with self.averaged():
+            if adapted(self.bare):
+                yield copy_of(self.bare, merged(self.bare))
+                return
             if not self.engine.place.sharded:
                 yield self.bare
                 return

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from seqrl.core.documents import DocumentBatch
 from seqrl.core.errors import RecipeError
+from seqrl.train.begin import settle
 from seqrl.train.devices import Device
 from seqrl.train.engine import ContextError, Cut, cut_rows, ring_share
 from seqrl.train.needs import MemoryPlan, Need, Speed, StagePlan, facts_of
@@ -283,7 +284,7 @@ def plan_memory(recipe: Recipe, device: Device, processes: int | None = None) ->
     Raises:
         RecipeError: see ``Planner``.
     """
-    return Planner(recipe, device, processes).plan()
+    return Planner(recipe if recipe.init is None else settle(recipe), device, processes).plan()
 
 
 def _through(x: list[int], y: list[float], at: float) -> float:

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from seqrl.train.freeze import scales
 from seqrl.train.recipe import TrainConfig
 
 
@@ -20,14 +21,23 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that train; one-dimensional ones (biases, norms) and embeddings are not decayed."""
+    """AdamW over the parameters that train; one-dimensional ones (biases, norms) and embeddings are not decayed.
+
+    A group's ``scale`` multiplies its learning rate.
+
+    Raises:
+        RecipeError: a pattern of ``train.lr_scale`` meets nothing.
+    """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    decayed, rest = [], []
+    factors, grouped = scales(model, config.lr_scale), {}
     for p in model.parameters():
         if p.requires_grad:
-            (rest if p.ndim < 2 or id(p) in embeddings else decayed).append(p)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    groups = [g for g in groups if g["params"]]
+            kept = p.ndim < 2 or id(p) in embeddings
+            grouped.setdefault((factors.get(id(p), 1.0), kept), []).append(p)
+    groups = [
+        {"params": found, "weight_decay": 0.0 if kept else config.weight_decay, "scale": factor}
+        for (factor, kept), found in sorted(grouped.items(), key=lambda entry: (-entry[0][0], entry[0][1]))
+    ]
     # One fused kernel for all parameters: on CPU and on CUDA alike several times faster than one by one.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 

@@ -21,6 +21,8 @@ from seqrl.data.packing import Packer
 from seqrl.data.slots import TokensConfig
 from seqrl.data.store import Progress
 from seqrl.data.tokenizer import Tokenizer
+from seqrl.train import begin
+from seqrl.train.inherit import inherit
 from seqrl.train.progress import bar
 from seqrl.train.recipe import Recipe
 
@@ -29,11 +31,14 @@ Data = Dataset | dict[str, Dataset] | DocumentData
 
 
 def settled(recipe: Recipe) -> Recipe:
-    """The recipe as it is run: what lives in a world takes the tokens that its world was trained on.
+    """The recipe as it is run: what lives in a world takes the tokens that its world was trained on, and what begins with a
+    bundle its settings.
 
     Raises:
-        UserError: there is no such world, or the recipe asks for other tokens.
+        UserError: there is no such world or bundle, or the recipe asks for other tokens or settings.
     """
+    if recipe.init is not None:
+        recipe = begin.settle(recipe)
     if recipe.world is None:
         return recipe
     theirs = _worlds_tokens(recipe).config
@@ -94,6 +99,21 @@ def open_data(recipe: Recipe, progress: Progress | None = None) -> Data:
     if recipe.tokens.pack is None:
         return open_dataset(recipe.data, progress)
     return open_domains(recipe.data, progress)
+
+
+def inherited(recipe: Recipe, data: Data, before: Any = None) -> tuple[Tokenizer | Mixture | DocumentTokenizer, dict[str, str]]:
+    """``tokenizer_for`` with the statistics of the bundle that a run begins with, where it keeps them, and what became of those
+    of each slot (train/inherit.py).
+
+    Args:
+        before: an earlier tokenizer of the run itself, whose statistics are kept instead.
+    """
+    made, init = tokenizer_for(recipe, data), recipe.init
+    if init is None or recipe.tokens.fitted or recipe.world is not None or (init.statistics == "fit" and before is None):
+        return made, {}
+    if before is None:
+        before = read_tokenizer(begin.find(recipe) / "tokenizer.json")
+    return inherit(made, before)
 
 
 def tokenizer_for(recipe: Recipe, data: Data) -> Tokenizer | Mixture | DocumentTokenizer:

@@ -20,6 +20,7 @@ from seqrl.data.slots import TokensConfig
 from seqrl.rollout.evaluate import EvalConfig
 from seqrl.train.check import check_model, check_sources, check_together, check_tokens, inhabits, strange_kinds
 from seqrl.train.settings import EngineConfig, StageConfig, check_spread, spell_engine
+from seqrl.train.tuning import InitConfig, LoraConfig, check_tuning, spell_init
 
 
 class TrainConfig(Frozen):
@@ -51,6 +52,12 @@ class TrainConfig(Frozen):
     """Decay of the moving average of the weights, which is then what is evaluated and published."""
     losses: dict[str, Annotated[float, Field(gt=0)]] = {"action": 1.0}
     """Weight of each named loss; the names must be those the model answers."""
+    freeze: list[str] = []
+    """Patterns of parameters that stay as they are, such as ``trunk.*``."""
+    lr_scale: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Pattern -> factor on the learning rate, such as ``{"trunk.*": 0.1}``; a parameter takes the first that it meets."""
+    lora: LoraConfig | None = None
+    """Train small matrices beside the model's own, which stay as they are; the bundle holds their sum."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Weights, windows and dropout follow from it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -122,6 +129,8 @@ class Recipe(Frozen):
     """What the run is called; its folder unless --out says otherwise."""
     data: DataConfig
     """Which episodes."""
+    init: InitConfig | None = None
+    """A run, a bundle or a repository of the Hub to begin with; settings of the model that are not given are its."""
     tokens: TokensConfig = TokensConfig()
     """How they become streams."""
     model: dict[str, Any]
@@ -177,7 +186,7 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), trust: bool = T
         raise RecipeError(f"{source}: a recipe is a mapping of name, data, tokens, model, train and evaluate")
     if not trust and (strange := strange_kinds(raw)):
         raise RecipeError(f"{source}: asks for code of other packages ({', '.join(strange)}), which a bundle may not")
-    raw = apply_overrides(*spell_engine(raw, overrides, where), where)
+    raw = apply_overrides(*spell_init(*spell_engine(raw, overrides, where)), where)
     wrong: list[str] = []
     recipe = None
     try:
@@ -201,7 +210,8 @@ def _check_spread(raw: dict[str, Any], recipe: Recipe, where: dict[Path_, str], 
         spots = (place[:n] for n in range(len(place), 0, -1))
         wrong.append(f"{next((where[s] for s in spots if s in where), source)}: {message}")
 
-    check_spread(recipe.model_dump(), inhabits(str(recipe.model["kind"])), said)
+    for check in (check_spread, check_tuning):
+        check(recipe.model_dump(), inhabits(str(recipe.model["kind"])), said)
     asked = (raw.get("train") or {}).get("steps")
     if recipe.stages and asked is not None and asked != recipe.train.steps:
         each = " + ".join(f"{s.steps:,}" for s in recipe.stages)

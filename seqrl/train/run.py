@@ -18,7 +18,8 @@ from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.rollout.evaluate import rehearse
 from seqrl.rollout.players import domains_of, plan
-from seqrl.train import checkpoint, dreams, progress
+from seqrl.train import begin, checkpoint, dreams, progress
+from seqrl.train.adapters import tune
 from seqrl.train.check import inhabits
 from seqrl.train.clockwork import Clockwork, Outcome, restore, spread
 from seqrl.train.engine import Engine, bodies_of, span_of
@@ -26,7 +27,7 @@ from seqrl.train.finish import write_whole
 from seqrl.train.imagination import DreamTrainer
 from seqrl.train.loop import Trainer
 from seqrl.train.optim import make_optimizer
-from seqrl.train.prepare import Data, fingerprints, loader_for, names, open_data, open_world, settled, tokenizer_for
+from seqrl.train.prepare import Data, fingerprints, inherited, loader_for, names, open_data, open_world, settled
 from seqrl.train.recipe import ImaginationConfig, Recipe, parse
 from seqrl.train.settings import StageConfig
 
@@ -220,16 +221,21 @@ def _stage(recipe: Recipe, out: Path, last: Path | None, engine: Engine, data: D
     span = span_of(recipe.stages, step, recipe.train.steps)
     now, fresh = recipe.stage(span.number), step == span.first
     # Your own run: whatever its recipe names, you named.
-    tokenizer = read_tokenizer(last / "bundle" / "tokenizer.json", trust=True) if last else tokenizer_for(now, data)
+    before = read_tokenizer(last / "bundle" / "tokenizer.json", trust=True) if last else None
+    tokenizer, statistics = (before, {}) if last else inherited(now, data)
     if getattr(tokenizer, "length", None) not in (None, now.tokens.pack):
         # Of the same data the same is learned.
-        tokenizer = tokenizer_for(now, data)
+        tokenizer, statistics = inherited(now, data, before)
     preflight(recipe, tokenizer, data)
     model = build_model(now, tokenizer, now.train.seed, last and last / "bundle")
+    lineage = begin.lineage_of(last) if last else begin.fill(model, tokenizer, now) if now.init else None
+    if lineage and not last and engine.main:
+        begin.tell(lineage, model, statistics)
     if recipe.stages and fresh:
         if last is None:
             _rehearse_stages(recipe, model, engine)
         stretch(model, recipe.stages[span.number], now.tokens.pack)
+    tune(model, now.train, lineage)
     if state:
         # Before anything is dealt out; a stage begins with these, and with all else anew.
         model.load_state_dict({k.removeprefix("model/"): v for k, v in state.tensors.items() if k.startswith("model/")})
@@ -245,4 +251,4 @@ def _stage(recipe: Recipe, out: Path, last: Path | None, engine: Engine, data: D
     if engine.main:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "recipe.yaml", recipe.dump())
-    return Clockwork(recipe, out, engine, data, tokenizer, trainer, step, span).go()
+    return Clockwork(recipe, out, engine, data, tokenizer, trainer, step, span, lineage).go()

@@ -18,6 +18,7 @@ from seqrl.data.store import Progress
 from seqrl.data.tables import store_columns
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.data.windows import Windows
+from seqrl.remote.names import SCHEME, read_name
 from seqrl.train import recipe as recipes
 from seqrl.train.prepare import Data, open_data, tokenizer_for
 from seqrl.train.recipe import Recipe
@@ -98,18 +99,28 @@ class View:
         return float(np.mean([packer.draw(seed, step, min(rows, 16)).efficiency for step in range(batches)]))
 
 
+def _is_bundle(name: str | Path) -> bool:
+    """Whether a name means a folder or a repository, and not a recipe: a file, or a word of the shelf."""
+    path = Path(name)
+    if path.is_dir() or path.exists() or path.suffix in (".yaml", ".yml"):
+        return path.is_dir()
+    if not isinstance(name, str) or path.parent.is_dir() or path.parts[0] == "recipes":
+        return isinstance(name, str) and name.startswith(SCHEME)
+    return read_name(name) is not None
+
+
 def look(name: str | Path, domain: str | None = None, progress: Progress | None = None) -> View:
     """Opens what a recipe or a bundle learns from.
 
     Args:
-        name: a recipe (its tokenizer is fitted now), or a bundle or run (the saved one is used).
+        name: a recipe (its tokenizer is fitted now), or a bundle, run or repository of the Hub (the saved one is used).
         domain: one of a recipe of packed rows; the first where None.
 
     Raises:
         RecipeError: there is no such domain, or what the recipe itself is accused of.
         BundleError: the bundle's tokenizer and recipe do not belong together.
     """
-    folder = bundle.find(name) if Path(name).is_dir() else None
+    folder = bundle.find(name) if _is_bundle(name) else None
     if folder:
         # Somebody else's, perhaps: nothing it names is imported.
         recipe = recipes.parse(read_text(folder / "recipe.yaml"), str(folder / "recipe.yaml"), trust=False)

@@ -11,14 +11,15 @@ ROOT = Path(__file__).resolve().parents[2]
 HOUSE = ROOT / "seqrl"
 SHELVES = ("recipes", "tokenizers", "hub")
 
-RUN_WING = {"sources", "tokens", "data", "bundle", "rollout", "report", "train", "core"}
+RUN_WING = {"remote", "sources", "tokens", "data", "bundle", "rollout", "report", "train", "core"}
 MAY_IMPORT = {
     "core": set(),
     "context": set(),
-    "sources": {"core"},
+    "sources": {"remote", "core"},
     "tokens": {"core"},
     "data": {"sources", "tokens", "core"},
-    "bundle": {"data", "sources", "tokens", "core"},
+    "remote": {"core"},
+    "bundle": {"remote", "data", "sources", "tokens", "core"},
     "rollout": {"bundle", "data", "sources", "tokens", "core"},
     "report": {"rollout", "bundle", "data", "sources", "tokens", "core"},
     "train": RUN_WING - {"train"},
@@ -30,12 +31,12 @@ MAY_IMPORT = {
     "worlds": {"nn", "encoders", "core"},
     "cli": {*RUN_WING, "hub"},
     # The package itself and `python -m seqrl` stand above all rooms.
-    "__init__": {*RUN_WING},
+    "__init__": {*RUN_WING, "hub"},
     "__main__": {"cli"},
 }
 DRAWN_EXCEPTIONS = {("nn.attention", "context"), ("train.engine", "context")}
 # Torch takes a second to import, and the command line must answer at once.
-WITHOUT_TORCH = ("core", "sources", "tokens", "cli", "data.store", "rollout.envs", "rollout.scores", "rollout.stats")
+WITHOUT_TORCH = ("core", "remote", "sources", "tokens", "cli", "data.store", "rollout.envs", "rollout.scores", "rollout.stats")
 HEAVY = ("torch", "transformers", "accelerate", "deepspeed", "safetensors.torch")
 
 FILES = {".".join(p.relative_to(HOUSE).with_suffix("").parts): p for p in sorted(HOUSE.rglob("*.py"))}
