@@ -69,11 +69,33 @@ def load(kind: str, room: str | None = None) -> ModuleType:
 @lru_cache
 def _said(kind: str, name: str) -> Any:
     """The constant ``name = ...`` that stands in a kind's file, read without importing it; None where there is none."""
-    tree = ast.parse(Path(importlib.util.find_spec(_full_name(kind, None)).origin).read_text(encoding="utf-8"))
-    for node in tree.body:
+    return _constant(Path(importlib.util.find_spec(_full_name(kind, None)).origin), name)
+
+
+def _constant(file: Path, name: str) -> Any:
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [name]:
             return ast.literal_eval(node.value)
     return None
+
+
+def converters() -> dict[str, str]:
+    """transformers' model type -> the module that turns such a model into one of ours, by listing the rooms.
+
+    Such a module is called ``_<kind>_hf.py``, stands beside its kind, says ``TAKES = (model types)`` and offers ``from_hf``.
+    """
+    found = {}
+    for room in OFFERS:
+        for file in sorted((HOUSE / room).glob("_*_hf.py")):
+            for taken in _constant(file, "TAKES") or ():
+                found[taken] = f"{room}.{file.stem}"
+    return found
+
+
+def first_words(kind: str) -> str:
+    """The docstring of a kind's file, read without importing it."""
+    tree = ast.parse(Path(importlib.util.find_spec(_full_name(kind, None)).origin).read_text(encoding="utf-8"))
+    return ast.get_docstring(tree) or ""
 
 
 def reads_packed(kind: str) -> bool:

@@ -14,6 +14,9 @@ from seqrl.core.errors import BundleError
 from seqrl.nn.twins import from_twin
 from seqrl.policies.decision import DecisionTransformer, DecisionTransformerConfig
 
+KIND = "policies.decision"
+TAKES = ("decision_transformer",)
+
 _OURS = {
     "embed_return": "embed.slots.return",
     "embed_state": "embed.slots.state",
@@ -30,13 +33,14 @@ _MUST_BE = {
 }
 
 
-def from_hf(source: Any, config: Any = None, context: int = 20) -> DecisionTransformer:
+def from_hf(source: Any, config: Any = None, context: int = 20, ports: Ports | None = None) -> DecisionTransformer:
     """Our model with the weights of a ``transformers.DecisionTransformerModel``, in evaluation mode.
 
     Args:
         source: the model, or its state dict.
         config: its config where ``source`` is a state dict (a DecisionTransformerConfig).
         context: steps in a window; transformers 5 no longer keeps it in the config.
+        ports: of the tokenizer it will act with; None makes those that follow from its config.
 
     Raises:
         BundleError: the model uses something ours has not got, or weights are missing.
@@ -52,7 +56,7 @@ def from_hf(source: Any, config: Any = None, context: int = 20) -> DecisionTrans
     bounded = {"return": False, "state": False, "action": bool(config.action_tanh)}
     ours = DecisionTransformer(
         DecisionTransformerConfig.for_ports(
-            Ports("return state action", widths, dict.fromkeys(widths, 0), bounded),
+            ports or Ports("return state action", widths, dict.fromkeys(widths, 0), bounded),
             context,
             width=config.hidden_size,
             layers=config.n_layer,

@@ -56,6 +56,12 @@ _WRAPPERS = {
 _log = logging.getLogger(__name__)
 
 
+def package_of(env: str) -> str | None:
+    """The package that must be imported for gymnasium to know an id ("seqrl" for ours); None for gymnasium's own."""
+    found = next((package for start, package, _ in _FAMILIES if re.match(start, env)), None)
+    return found and found.partition(".")[0]
+
+
 def spec_of(env: Named) -> Mapping[str, Any]:
     """The environment that is meant: an id, an EnvSpec as JSON, or the one a dataset's spec evaluates in.
 
