@@ -213,7 +213,7 @@ def _check_documents(raw: dict[str, Any], said: Callable[[Path_, str], None]) ->
             said(("data", key), f"data.{key}: token documents hold no returns; leave it out")
     evaluate = raw.get("evaluate") or {}
     if evaluate.get("at_end") or evaluate.get("every"):
-        message = "what reads token documents is played nowhere; say evaluate: {at_end: false}, and see with seqrl generate"
+        message = "what reads token documents is played nowhere; leave at_end and every out, and see with seqrl generate"
         said(("evaluate",), f"evaluate: {message}")
     for name in (raw.get("train") or {}).get("losses") or {}:
         if name not in MODALITIES:

@@ -150,6 +150,9 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _whole(self) -> "Recipe":
+        if self.tokens.documents and "at_end" not in self.evaluate.model_fields_set:
+            # What reads token documents is played nowhere.
+            object.__setattr__(self, "evaluate", self.evaluate.model_copy(update={"at_end": False}))
         if self.stages:
             # Frozen for everyone else; here it is still being made.
             total = sum(s.steps for s in self.stages)

@@ -92,10 +92,11 @@ def _same_run(recipe: Recipe, before: Recipe, path: Path) -> None:
         )
 
 
-def build_model(recipe: Recipe, tokenizer: Tokenizer, seed: int, before: Path | None = None) -> Any:
+def build_model(recipe: Recipe, tokenizer: Tokenizer, seed: int, before: Path | None = None, length: int | None = None) -> Any:
     """A fresh model of the recipe for the tokenizer's data; weights follow from the seed, or are those it begins with.
 
     Args:
+        length: of packed rows, where it is not yet the tokenizer's: a body that is going to be stretched begins with its own.
         before: the bundle of a checkpoint whose weights will be put in: then only its config is read, and no other's weights.
     """
     module = kinds.load(recipe.model["kind"])
@@ -110,9 +111,9 @@ def build_model(recipe: Recipe, tokenizer: Tokenizer, seed: int, before: Path | 
         lived_in, weights = open_world(recipe)
         settings |= lived_in
     if kinds.reads_documents(recipe.model["kind"]):
-        config = module.Config.for_documents(tokenizer.ports(), tokenizer.length, **settings)
+        config = module.Config.for_documents(tokenizer.ports(), length or tokenizer.length, **settings)
     elif tokenizer.packed and isinstance(tokenizer, Mixture):
-        config = module.Config.for_domains(tokenizer.ports(), tokenizer.length, **settings)
+        config = module.Config.for_domains(tokenizer.ports(), length or tokenizer.length, **settings)
     else:
         config = module.Config.for_ports(tokenizer.ports(), tokenizer.context, **settings)
     model = getattr(module.Model, "begin", module.Model)(config)
@@ -227,7 +228,9 @@ def _stage(recipe: Recipe, out: Path, last: Path | None, engine: Engine, data: D
         # Of the same data the same is learned.
         tokenizer, statistics = inherited(now, data, before)
     preflight(recipe, tokenizer, data)
-    model = build_model(now, tokenizer, now.train.seed, last and last / "bundle")
+    # The first stage may be longer than the body is before it is stretched.
+    most = min(recipe.tokens.pack, now.tokens.pack) if recipe.stages and recipe.tokens.pack and last is None else None
+    model = build_model(now, tokenizer, now.train.seed, last and last / "bundle", most)
     lineage = begin.lineage_of(last) if last else begin.fill(model, tokenizer, now) if now.init else None
     if lineage and not last and engine.main:
         begin.tell(lineage, model, statistics)

@@ -353,7 +353,6 @@ data: {sources: [{kind: jsonl, path: texts.jsonl}], held_out: 0}
 tokens: {pack: 32, documents: {fields: text, text: {tokenizer: missions}}}
 model: {kind: worlds.lwm}
 train: {steps: 1, batch: 2, lr: 1e-2, device: cpu, losses: {text: 1}, validate_windows: 2}
-evaluate: {at_end: false}
 """
 
 
@@ -368,3 +367,13 @@ def test_a_model_of_documents_goes_on_in_longer_rows(home, tmp_path, monkeypatch
     lineage = told(fine)
     assert lineage["new"] == lineage["left"] == lineage["resized"] == []
     assert bundle.load(fine).tokenizer.length == 64
+
+
+def test_a_first_stage_may_be_longer_than_the_body(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.jsonl").write_text('{"text": "go to the red ball"}\n' * 4)
+    sizes = "hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32, max_position_embeddings: 32"
+    recipe = [f"model.body={{model_type: llama, {sizes}}}", "stages=[{length: 64, rope_base: 1e5, steps: 1}]"]
+    made = bundle.load(run.start(recipes.parse(DOCUMENTS, "t.yaml", recipe), tmp_path / "long").run)
+    assert made.model.config.length == 64
+    assert made.model.config.body["max_position_embeddings"] == 64
