@@ -19,6 +19,7 @@ def push_command(
     message: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the commit.")] = None,
     license: Annotated[str | None, typer.Option(metavar="ID", help="For the card, such as apache-2.0.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Publish over what others have published since.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Import a model kind of another package.")] = False,
     dataset: Annotated[str | None, typer.Option(metavar="ID", help="Publish a dataset: --dataset ID ORG/NAME.")] = None,
     manifest: Annotated[str | None, typer.Option(metavar="FILE", help="Publish what a manifest names, if it scores.")] = None,
 ) -> None:
@@ -29,7 +30,7 @@ def push_command(
     """
     words = names or []
     if manifest is not None:
-        if len(words) > 1 or private or license is not None or dataset is not None:
+        if len(words) > 1 or private or trust or license is not None or dataset is not None:
             raise UserError("--manifest FILE says what is published, where and how; say at most ORG/NAME besides")
         _manifest(manifest, dry_run, words[0] if words else None, message=message, force=force)
     elif dataset is not None:
@@ -43,7 +44,7 @@ def push_command(
     else:
         from seqrl.hub.push import push
 
-        _say(push(words[0], words[1], private, dry_run, message, force, license, show))
+        _say(push(words[0], words[1], private, dry_run, message, force, license, trust, show))
 
 
 def _dataset(id: str, repo: str, **settings: Any) -> None:

@@ -66,7 +66,7 @@ def gather(bundle: Path, run: Path | None = None) -> Facts:
         "asked": asked,
         "played": any(words.targets_of(r) for r in reports.values()),
         "reports": reports,
-        "scores_say": words.scores_say(report) if "" in reports else overview.says(reports),
+        "scores_say": plain(words.scores_say(report) if "" in reports else overview.says(reports)),
         "verdicts": _verdicts(reports),
         "dream": as_dict(metrics.get("dream")),
         "data": [plain(n) for n in dict.fromkeys(_data(own, sources) for own in domains.values()) if n],
@@ -74,7 +74,7 @@ def gather(bundle: Path, run: Path | None = None) -> Facts:
         "versions": {plain(k): plain(v) for k, v in as_dict(report.get("versions") or metrics.get("versions")).items()},
         "commit": plain(report.get("commit") or ""),
         "recipe": _fenced(read_text(bundle / "recipe.yaml")),
-        "train": {"steps": None, "batch": None} | as_dict(recipe.get("train")),
+        "train": {k: n if isinstance(n := as_dict(recipe.get("train")).get(k), int) else None for k in ("steps", "batch")},
         "sample": _sample(domains, reports),
     }
 
@@ -167,7 +167,8 @@ def _scores(reports: Mapping[str, Facts], asked: bool) -> list[Facts]:
     for name, report in reports.items():
         for row in words.score_rows(words.targets_of(report), asked):
             target = row["target"] if asked else ""
-            rows.append(row | {"domain": plain(name), "target": target, "env": plain(report.get("env") or "")})
+            said = {"domain": plain(name), "target": target, "env": plain(report.get("env") or "")}
+            rows.append(row | said | {"episodes": plain(row["episodes"])})
     return rows
 
 
@@ -198,7 +199,8 @@ def _sample(domains: Mapping[str, Any], reports: Mapping[str, Facts]) -> Facts |
         ask = None
         if "return" in {s.name for s in (*tokenizer.layout.prefix, *tokenizer.layout.step)}:
             got = {float(t["target"]): float(t["mean"]) for t in targets if finite(t.get("target"))}
-            ask = max(got, key=got.get) if got else float(tokenizer.returns.get("q90", 0.0))
+            usual = tokenizer.returns.get("q90")
+            ask = max(got, key=got.get) if got else float(usual) if finite(usual) else 0.0
         return {
             "domain": name,
             "env": env,

@@ -86,7 +86,7 @@ def check_entry(entry: Entry) -> Verdict:
     had = read_yaml(folder / "recipe.yaml")
     why_not = [
         f"{run} was trained with {place}={old!r}, and {entry.recipe} says {new!r}"
-        for place, old, new in _differences(had, as_dict(wanted))
+        for place, old, new in _differences(_told(had), _told(as_dict(wanted)))
     ]
     numbers, counts = _numbers(read_json(folder / "metrics.json"))
     told = []
@@ -168,10 +168,14 @@ def _same(old: Any, new: Any) -> bool:
         return len(old) == len(new) and all(_same(a, b) for a, b in zip(old, new, strict=True))
     if isinstance(old, dict) and isinstance(new, dict):
         return not _differences(old, new)
-    if isinstance(old, str) and isinstance(new, str) and old != new:
-        # A folder of a machine's is published by its last part.
-        return Path(old).name == Path(new).name and "/" in old + new
     return old == new
+
+
+def _told(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with what it begins with in one spelling, and with the settings that change what is learned, said or not."""
+    init = recipe.get("init")
+    train = {"freeze": [], "lr_scale": {}, "lora": None, "ema": None} | as_dict(recipe.get("train"))
+    return {**recipe, "init": {"from": init} if isinstance(init, str) else init, "train": train}
 
 
 def _numbers(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, int]]:

@@ -29,6 +29,7 @@ _TOPS = {"home", "Users", "root", "tmp", "data", "mnt", "media", "scratch", "gpf
 _SYSTEM = {"bin", "boot", "dev", "etc", "lib", "lib64", "proc", "run", "sbin", "sys", "usr"}
 _REST = r"[^\s\"'`<>|,;)\]}]*"
 _WORD = re.compile(rf"(?<![\w.~/:\\-])(?:file://)?/[\w.-]{_REST}|\b[A-Za-z]:\\+Users\\{_REST}")
+_ROOTED = re.compile(r"(?:/[\w.~-]+){2}/|file:///|~[\w.-]*/|\.\./")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\\w")
 
 
@@ -52,12 +53,14 @@ class Places:
         parts = [p for p in path.split("/") if p]
         return not surely and len(parts) > 1 and parts[0] in self.tops
 
-    def short(self, value: str) -> str:
-        """A setting's value, with each path of the machine in it as its last word."""
+    def short(self, value: str, key: bool = False) -> str:
+        """A setting's value, with each path of the machine in it as its last word; a ``key`` may be a name that looks like one."""
         if "/" not in value and "\\" not in value:
             return value
         alone = "\n" not in value and not re.search(r"\s[/~-]", value)
-        if alone and (value.startswith(("~/", "../")) or _WINDOWS.match(value) or self.has(value)):
+        # A whole value that is a path from a root, a home, or up and out of a folder says nothing to others, whatever machine
+        # it is of.
+        if alone and ((not key and _ROOTED.match(value)) or "/../" in value or _WINDOWS.match(value) or self.has(value)):
             return _last(value)
         return _WORD.sub(lambda m: _last(m[0]) if self.has(m[0]) else m[0], value)
 
@@ -123,8 +126,8 @@ def _in_settings(path: Path, places: Places) -> dict[str, str]:
     """``{before: after}`` of the values of a JSON or YAML file that hold a path of a machine."""
     changes: dict[str, str] = {}
 
-    def look(value: str) -> str:
-        if (short := places.short(value)) != value:
+    def look(value: str, key: bool = False) -> str:
+        if (short := places.short(value, key)) != value:
             changes[value] = short
         return short
 
@@ -153,12 +156,12 @@ def _read_yaml(text: str) -> Any:
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def _mapped(raw: Any, change: Callable[[str], str]) -> Any:
+def _mapped(raw: Any, change: Callable[..., str]) -> Any:
     """The same values with every text changed, but for what a tokenizer has learned."""
     if isinstance(raw, dict):
         # ``state`` and ``text`` beside ``config`` are fitted statistics and a vocabulary.
         learned = ("state", "text") if "config" in raw else ()
-        return {change(k) if isinstance(k, str) else k: v if k in learned else _mapped(v, change) for k, v in raw.items()}
+        return {change(k, True) if isinstance(k, str) else k: v if k in learned else _mapped(v, change) for k, v in raw.items()}
     if isinstance(raw, list):
         return [_mapped(v, change) for v in raw]
     return change(raw) if isinstance(raw, str) else raw

@@ -12,7 +12,7 @@ from pathlib import Path
 from seqrl.core.errors import HubError
 from seqrl.hub import publication, sending
 from seqrl.hub.difference import Change, compare
-from seqrl.hub.staging import Staged, stage
+from seqrl.hub.staging import Staged, retag, stage
 from seqrl.remote.client import address, api, ask, note
 from seqrl.remote.download import MissingError, State, fetch
 from seqrl.remote.names import Repo
@@ -37,6 +37,7 @@ def push(
     message: str | None = None,
     force: bool = False,
     license: str | None = None,
+    trust: bool = False,
     show: Callable[[Sequence[Change], Sequence[str]], None] | None = None,
 ) -> Pushed:
     """Publishes a run, a checkpoint or a bundle.
@@ -49,6 +50,7 @@ def push(
         message: of the commit; the recipe's name and the step where None.
         force: publish even if somebody else has since the run's last push; their commit stays in the history.
         license: for the card, an identifier of the Hub's such as ``apache-2.0``; None says nothing.
+        trust: allow a model kind of another installed package, which is imported to see that it loads.
         show: is told the changes and notes before anything is sent.
 
     Raises:
@@ -58,9 +60,14 @@ def push(
     """
     target = sending.target(repo)
     with tempfile.TemporaryDirectory(prefix="seqrl-push-") as place:
-        staged = stage(name, Path(place), target.id, license)
+        staged = stage(name, Path(place), target.id, license, trust)
         state = sending.look(target)
-        changes = compare(staged.folder, state, _written_before(target, state), staged.digests)
+        before = _written_before(target, state)
+        changes = compare(staged.folder, state, before, staged.digests)
+        if (tag := _other_tag(target, state, staged.step, changes)) is not None:
+            # The card names the tag under which all of this will be found.
+            retag(staged, target.id, license, tag)
+            changes = compare(staged.folder, state, before, staged.digests)
         notes, refused = list(staged.notes), _stale(target, staged.run, state, force)
         refused = sending.refused_as_public(target, state, private) or refused
         if refused and dry_run:
@@ -84,6 +91,19 @@ def push(
         return Pushed(sending.url(target), commit, tag, tuple(changes), tuple(notes))
 
 
+def _other_tag(repo: Repo, state: State | None, step: int | None, changes: Sequence[Change]) -> str | None:
+    """The tag that a push will have, where it is not ``step-<step>``; None where it is, or where nothing changes."""
+    if state is None or step is None:
+        return None
+    taken = sending.tags(repo)
+    mine = next((name for name in taken if taken[name] == state.commit and sending.is_tag_of(name, step)), None)
+    if mine is not None and all(c.how == "same" or c.path == "README.md" for c in changes):
+        # What is there already, under the name that it has.
+        return None if mine == f"step-{step}" else mine
+    free = sending.free_tag(taken, step)
+    return None if free == f"step-{step}" else free
+
+
 def _written_before(repo: Repo, state: State | None) -> list[str]:
     if state is None or publication.NAME not in state.files:
         return []
@@ -105,6 +125,9 @@ def _stale(repo: Repo, run: Path | None, state: State | None, force: bool) -> st
         if c.commit_id == last:
             break
         since.append(c)
+    if not since:
+        # Another push of this run has just arrived.
+        return ""
     newest = since[0]
     by = f" by {', '.join(newest.authors)}" if newest.authors else ""
     more = f" and {len(since) - 1} more" if len(since) > 1 else ""

@@ -4,7 +4,8 @@ The Hub refuses the commit if that state has moved. If the connection is lost wh
 looked at before anything is sent again: it may have arrived.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -123,18 +124,36 @@ def commit(repo: Repo, folder: Path, changes: Sequence[Change], state: State, ti
         raise
 
 
+def tags(repo: Repo) -> dict[str, str]:
+    """tag -> its commit."""
+    client = api()
+    found = ask(f"{repo} cannot be read", lambda: client.list_repo_refs(repo.id, repo_type=repo.kind), repo)
+    return {t.name: t.target_commit for t in found.tags}
+
+
+def is_tag_of(name: str, step: int) -> bool:
+    """Whether a tag is one that pushes of a step have."""
+    return re.fullmatch(rf"step-{step}(?:\.\d+)?", name) is not None
+
+
+def free_tag(taken: Mapping[str, str], step: int) -> str:
+    """``step-2000``, or ``step-2000.2`` and on where that is taken."""
+    name, n = f"step-{step}", 1
+    while name in taken:
+        n += 1
+        name = f"step-{step}.{n}"
+    return name
+
+
 def tag(repo: Repo, commit: str, step: int) -> str:
     """Tags a commit by its step: ``step-2000``, or ``step-2000.2`` where another commit has that already."""
     client = api()
 
     def make() -> str:
         taken = {t.name: t.target_commit for t in client.list_repo_refs(repo.id, repo_type=repo.kind).tags}
-        name, n = f"step-{step}", 1
-        while name in taken:
-            if taken[name] == commit:
-                return name
-            n += 1
-            name = f"step-{step}.{n}"
+        if mine := next((n for n in taken if taken[n] == commit and is_tag_of(n, step)), None):
+            return mine
+        name = free_tag(taken, step)
         client.create_tag(repo.id, tag=name, revision=commit, repo_type=repo.kind)
         return name
 

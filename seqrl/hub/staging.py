@@ -4,6 +4,7 @@ It is put together in a temporary place, so that a push that is refused half-way
 Hub. The weights are not copied but linked.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,7 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from seqrl import bundle
+from seqrl.core import kinds
 from seqrl.core.errors import UserError
 from seqrl.hub import secrets
 from seqrl.hub.privacy import clean
@@ -37,10 +41,11 @@ class Staged:
     digests: Mapping[str, str]
 
 
-def stage(name: str | Path, folder: Path, repo: str, license: str | None = None) -> Staged:
+def stage(name: str | Path, folder: Path, repo: str, license: str | None = None, trust: bool = False) -> Staged:
     """Puts a publication together.
 
     Args:
+        trust: allow a model kind of another installed package; it is imported here.
         name: a run (its last checkpoint is meant), a checkpoint or a bundle.
         folder: an empty folder.
         repo: ``org/name``, for the card.
@@ -60,22 +65,40 @@ def stage(name: str | Path, folder: Path, repo: str, license: str | None = None)
             _put(found / file, folder / file)
     secrets.refuse_secrets(folder)
     notes = [f"shortened  {line}" for line in clean(folder)]
+    _plain_config(folder)
     large = sorted(folder.glob("*.safetensors"))
     # The Hub wants to know what is coming before it comes. Weights are not changed any more, so that can be had meanwhile.
     with ThreadPoolExecutor(1) as aside:
         digests = aside.map(sha256, large)
-        # What is published must load, and as it is published. Kinds of other packages are the pusher's own if the run is here.
-        loaded = bundle.load(folder, trust=run is not None)
+        # What is published must load, and as it is published.
+        loaded = bundle.load(folder, trust=trust)
         step, recipe = loaded.metrics.get("step"), str(loaded.recipe.get("name") or found.name)
         del loaded
         notes += _add_code(folder)
-        _add_card(folder, run, repo, license)
-        secrets.refuse_secrets(folder)
-        notes += [f"shortened  {line}" for line in clean(folder)]
         step = step if isinstance(step, int) else None
-        write_publication(folder, step)
+        notes += _dress(folder, run, repo, license, step, None)
         known = {p.name: digest for p, digest in zip(large, digests, strict=True)}
     return Staged(folder, run, step, recipe, tuple(notes), known)
+
+
+def retag(staged: Staged, repo: str, license: str | None, tag: str) -> None:
+    """Writes the card again, for another tag than that of its step."""
+    _dress(staged.folder, staged.run, repo, license, staged.step, tag)
+
+
+def _plain_config(folder: Path) -> None:
+    """Leaves in ``config.json`` the settings of the model alone: a stranger's may name code to run, or somebody else's."""
+    path = folder / "config.json"
+    try:
+        kind = str(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["model"]["kind"])
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if not kinds.is_own(kind) or not isinstance(raw, dict):
+            return
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
+        # Whatever is wrong with it, loading it will say.
+        return
+    known = {*kinds.settings(kind), "model_type", "architectures", "dtype", "transformers_version"}
+    path.write_text(json.dumps({k: v for k, v in raw.items() if k in known}, indent=2) + "\n", encoding="utf-8")
 
 
 def _add_code(folder: Path) -> list[str]:
@@ -96,10 +119,19 @@ def _add_code(folder: Path) -> list[str]:
     return []
 
 
-def _add_card(folder: Path, run: Path | None, repo: str, license: str | None) -> None:
+def _dress(folder: Path, run: Path | None, repo: str, license: str | None, step: int | None, tag: str | None) -> list[str]:
+    """The card and what is said of the whole; answers what was shortened in it."""
+    _add_card(folder, run, repo, tag, license)
+    secrets.refuse_secrets(folder)
+    told = [f"shortened  {line}" for line in clean(folder)]
+    write_publication(folder, step)
+    return told
+
+
+def _add_card(folder: Path, run: Path | None, repo: str, tag: str | None, license: str | None) -> None:
     from seqrl.hub.card import write_card
 
-    write_card(folder, run, repo, license=license)
+    write_card(folder, run, repo, tag, license)
 
 
 def _put(source: Path, target: Path) -> None:
@@ -116,8 +148,8 @@ def _put(source: Path, target: Path) -> None:
 
 
 def _run_of(given: Path, found: Path) -> Path | None:
-    """The run that a bundle is a checkpoint of: a folder with ``checkpoints`` in it."""
-    if (given / "checkpoints").is_dir():
+    """The run that a bundle is a checkpoint of."""
+    if found.resolve().is_relative_to((given / "checkpoints").resolve()):
         return given
     if found.name == "bundle" and found.parent.parent.name == "checkpoints":
         return found.parent.parent.parent

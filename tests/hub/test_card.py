@@ -143,3 +143,16 @@ def test_a_strangers_names_do_not_become_code(made, staged, name):
 def test_plain_is_one_line():
     assert "\n" not in plain("a\nb\r\nc")
     assert len(plain("x" * 1000)) == 300
+
+
+def test_settings_that_are_no_numbers_are_left_out(made, staged):
+    raw = yaml.safe_load((staged / "recipe.yaml").read_text())
+    raw["train"] |= {"steps": "EVIL", "batch": "<script>"}
+    (staged / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    edit(staged, "tokenizer.json", lambda raw: raw["returns"].update(q90="EVIL"))
+    edit(staged, "metrics.json", lambda raw: raw["report"].update(env="<b>[x](http://evil)</b>"))
+    write_card(staged, None, "org/tiny")
+    told = ModelCard.load(staged / "README.md").text.partition("```yaml")[0]
+    assert "EVIL" not in told
+    assert "<script>" not in told
+    assert "in <b>" not in told

@@ -1,5 +1,7 @@
 """A manifest publishes what has reached what it must, all of it or nothing."""
 
+import re
+
 import pytest
 
 from seqrl.core.errors import HubError, RecipeError
@@ -66,8 +68,6 @@ def test_nothing_is_published_where_one_has_not(practice, made):
 def test_why_not_is_told(made, entry, words):
     verdict = manifest.check_entry(manifest.read_manifest(write(made, entry)).models[0])
     assert len(verdict.why_not) == 1
-    import re
-
     assert re.search(words, verdict.why_not[0])
 
 
@@ -109,3 +109,22 @@ def test_the_shelf_is_whole():
     for name in shelf.names("hub/manifests"):
         for entry in manifest.read_manifest(name).models:
             assert shelf.find("recipes", entry.recipe).is_file()
+
+
+def differences(had, wanted):
+    return [place for place, _, _ in manifest._differences(manifest._told(had), manifest._told(wanted))]
+
+
+def test_data_of_another_name_are_other_data():
+    def source(id):
+        return {"data": {"sources": [{"kind": "minari", "id": id}]}}
+
+    assert differences(source("mujoco/hopper/expert-v0"), source("mujoco/walker2d/expert-v0")) == ["data.sources"]
+
+
+def test_what_a_run_began_with_counts_in_either_spelling():
+    had = {"init": {"from": "runs/dt", "revision": "abc", "statistics": "keep"}}
+    assert differences(had, {"init": "runs/dt"}) == []
+    assert differences(had, {"init": "runs/other"}) == ["init.from"]
+    assert differences(had, {}) == ["init"]
+    assert differences({"train": {"freeze": ["trunk.*"]}}, {}) == ["train.freeze"]

@@ -144,3 +144,20 @@ def test_a_push_leaves_the_paths_here(home, practice, run, bare):
     assert loaded.recipe["note"] == "mine.yaml"
     assert f"{home}/x" in (bundle / "recipe.yaml").read_text()
     assert not [p for p in loaded.path.iterdir() if str(home).encode() in p.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("value", "short"),
+    [
+        ("/cluster/home/alice/medium", "medium"),
+        ("/p/project/alice/x.hdf5", "x.hdf5"),
+        ("file:///export/alice/x", "x"),
+        ("~alice/data", "data"),
+        ("runs/../../alice/x", "x"),
+        ("mujoco/hopper/medium-v0", "mujoco/hopper/medium-v0"),
+        ("org/name", "org/name"),
+        ("task | image direction > action", "task | image direction > action"),
+    ],
+)
+def test_a_whole_value_from_a_root_or_a_home_is_shortened_on_any_machine(value, short):
+    assert privacy.Places().short(value) == short

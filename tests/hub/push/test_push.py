@@ -1,6 +1,7 @@
 """A push shows what changes and is one commit on top of what it saw; what others have added stays."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,3 +186,40 @@ def test_what_is_no_bundle_is_not_pushed(practice, tmp_path):
     with pytest.raises(BundleError, match="no such folder"):
         push(tmp_path / "nothing", "me/x")
     assert practice.log == []
+
+
+def test_a_strangers_folder_is_not_taken_for_a_run(run, tmp_path, bare, monkeypatch):
+    """Its recipe may name any module that is installed, or that lies beside it; pushing it must not import that."""
+    pulled = tmp_path / "pulled"
+    shutil.copytree(run / "checkpoints" / "last" / "bundle", pulled)
+    shutil.copytree(pulled, pulled / "checkpoints" / "last" / "bundle")
+    (tmp_path / "evil.py").write_text("raise SystemExit('executed')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for folder in (pulled, pulled / "checkpoints" / "last" / "bundle"):
+        recipe = (folder / "recipe.yaml").read_text()
+        (folder / "recipe.yaml").write_text(recipe.replace("kind: policies.decision", "kind: evil.model"))
+    with pytest.raises(BundleError, match="asks for code of another package"):
+        push(pulled, "me/x", dry_run=True)
+    assert "evil" not in sys.modules
+
+
+def test_what_a_config_names_besides_settings_is_not_published(practice, run, bare, api):
+    path = run / "checkpoints" / "last" / "bundle" / "config.json"
+    named = {"auto_map": {"AutoModel": "evil/repo--x.M"}, "attn_implementation": "evil/kernel", "_name_or_path": "evil/base"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
+    push(run, "me/tiny")
+    config = Path(api.hf_hub_download("me/tiny", "config.json")).read_text()
+    assert "evil" not in config
+    assert seqrl.load("me/tiny").metrics["step"] == 3
+
+
+def test_the_card_names_the_tag_it_is_found_under(practice, run, api, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other", symlinks=True)
+    metrics = other / "checkpoints" / "last" / "bundle" / "metrics.json"
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"loss": 0.5}))
+    first, second, again = push(run, "me/tiny"), push(other, "me/tiny"), push(other, "me/tiny")
+    assert (first.tag, second.tag, again.tag) == ("step-3", "step-3.2", "step-3.2")
+    assert again.commit == second.commit
+    for done in (first, second):
+        card = Path(api.hf_hub_download("me/tiny", "README.md", revision=done.commit)).read_text()
+        assert f'"me/tiny", "{done.tag}"' in card
