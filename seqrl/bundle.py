@@ -101,6 +101,8 @@ def find(name: str | Path, revision: str | None = None) -> Path:
             try:
                 return _fetch(repo)
             except HubError as e:
+                if "there is no" not in str(e):
+                    raise
                 raise type(e)(f"{e} (there is no folder {name} here either)") from e
         hint = f"; a repository of that name on the Hub would be hf://{name}" if repo else ""
         raise BundleError(f"{name}: there is no such folder; name a run (runs/x), one of its checkpoints, or a bundle{hint}")

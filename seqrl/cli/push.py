@@ -74,9 +74,10 @@ def show(changes: "Sequence[Change]", notes: "Sequence[str]") -> None:
 
 def _say(done: Any) -> None:
     """What came of a push (``hub.push.Pushed``)."""
-    if done.commit is None:
-        typer.echo(f"this was a dry run; without --dry-run it goes to {done.url}")
-        return
     moved = any(c.how != "same" for c in done.changes)
+    if done.commit is None:
+        rest = f"without --dry-run it goes to {done.url}" if moved else f"there is nothing to change at {done.url}"
+        typer.echo(f"this was a dry run; {rest}")
+        return
     tag = f", tagged {done.tag}" if done.tag else ""
     typer.echo(f"{'published' if moved else 'nothing to change'}: {done.url} at {done.commit[:8]}{tag}")

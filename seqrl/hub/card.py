@@ -64,8 +64,8 @@ def _header(facts: Facts, repo: str, license: str | None) -> str:
     results = [EvalResult(**result) for result in _results(facts)]
     own: dict[str, Any] = {}
     base = facts["lineage"].get("base_model", "")
-    if facts["lineage"].get("published") and re.fullmatch(r"[\w.-]+/[\w.-]+", base):
-        own = {"base_model": base, "base_model_relation": "finetune"}
+    if facts["lineage"].get("published") and re.fullmatch(r"[\w.-]+/[\w.-]+", base) and base != repo:
+        own = {"base_model": base} | ({} if facts["lineage"]["converted"] else {"base_model_relation": "finetune"})
     data = ModelCardData(
         library_name="seqrl",
         pipeline_tag="reinforcement-learning",
@@ -144,7 +144,8 @@ def _pictures(facts: Facts, run: Path | None, staged: Path) -> list[dict[str, st
             file.write_bytes(png(curve, dpi=110))
             shown.append({"file": file.name, "says": plain(dream.spoken(fidelity), 120) or "error by steps ahead"})
     for stem, says in (("clip", "It plays"), ("dream", "A dream beside what really came")):
-        for name in facts["reports"] if stem == "clip" else dream.fidelities(facts["dream"]):
+        # A clip is of the checkpoint that was scored, and this may be another.
+        for name in (facts["reports"] if facts["played"] else ()) if stem == "clip" else dream.fidelities(facts["dream"]):
             source = beside(run / f"{stem}.gif", name) if run else None
             if source and source.is_file() and source.stat().st_size <= _MOST_CLIP and read_clip(source):
                 shutil.copyfile(source, staged / source.name)
@@ -165,7 +166,7 @@ def _body(facts: Facts, staged: Path, pictures: list[dict[str, str]], repo: str,
             "pictures": pictures,
             "domains": any(row["domain"] for row in facts["scores"]),
             "solved": any(row["solved"] != "–" for row in facts["scores"]),
-            "commands": _commands(facts, repo),
+            "commands": _commands(facts, repo, revision),
             "portable": portable,
             "repo": repo,
             "revision": revision,
@@ -176,7 +177,8 @@ def _body(facts: Facts, staged: Path, pictures: list[dict[str, str]], repo: str,
     return re.sub(r"\n{3,}", "\n\n", text) + "\n"
 
 
-def _commands(facts: Facts, repo: str) -> list[str]:
+def _commands(facts: Facts, repo: str, revision: str) -> list[str]:
+    repo = repo if revision == "main" else f"{repo}@{revision}"
     lines = [f"seqrl pull {repo}"]
     if facts["room"] == "policies" and facts["environments"]:
         lines.append(f"seqrl eval {repo} --episodes 20")

@@ -75,7 +75,7 @@ def gather(bundle: Path, run: Path | None = None) -> Facts:
         "commit": plain(report.get("commit") or ""),
         "recipe": _fenced(read_text(bundle / "recipe.yaml")),
         "train": {k: n if isinstance(n := as_dict(recipe.get("train")).get(k), int) else None for k in ("steps", "batch")},
-        "sample": _sample(domains, reports),
+        "sample": _sample(domains, reports, recipe),
     }
 
 
@@ -135,9 +135,9 @@ def _layout(domain: str, tokenizer: Any) -> Facts:
 
 
 def _lineage(raw: Facts) -> Facts:
-    """What it began from; empty for one that began at random."""
+    """What it began from; ``base_model`` is empty for one that began at random."""
     if not raw.get("base_model"):
-        return {}
+        return {"base_model": "", "revision": "", "says": "", "converted": False, "published": False}
     sizes = {k: len(raw[k]) for k in ("loaded", "resized", "new") if isinstance(raw.get(k), list) and raw[k]}
     counts = [f"{n} tensor{'s' if n > 1 else ''} {k}" for k, n in sizes.items()]
     how = {"lora": "tuned by LoRA, merged", "frozen": "some of it frozen"}.get(str(raw.get("kind")), "")
@@ -148,6 +148,7 @@ def _lineage(raw: Facts) -> Facts:
         "revision": plain(revision),
         "says": plain(says),
         # A run's own folder is called like a repository, but only a repository has commits.
+        "converted": str(raw.get("kind")).startswith("transformers."),
         "published": bool(re.fullmatch(r"[0-9a-f]{40}", revision)),
     }
 
@@ -177,7 +178,13 @@ def _verdicts(reports: Mapping[str, Facts]) -> list[str]:
     return [plain(v) for v in dict.fromkeys(said)]
 
 
-def _sample(domains: Mapping[str, Any], reports: Mapping[str, Facts]) -> Facts | None:
+def _usual(recipe: Facts, tokenizer: Any) -> float:
+    """What to ask for where nothing was scored: the recipe's first target, or what the better episodes of the data got."""
+    told = [*as_list(as_dict(recipe.get("evaluate")).get("targets")), tokenizer.returns.get("q90")]
+    return next((float(t) for t in told if finite(t)), 0.0)
+
+
+def _sample(domains: Mapping[str, Any], reports: Mapping[str, Facts], recipe: Facts) -> Facts | None:
     """What a snippet needs to play one domain: its environment, what to ask for, and how its actions are called.
 
     None where no domain can be played by gymnasium alone: environments of ours, pictures that were resized, wrappers.
@@ -199,8 +206,7 @@ def _sample(domains: Mapping[str, Any], reports: Mapping[str, Facts]) -> Facts |
         ask = None
         if "return" in {s.name for s in (*tokenizer.layout.prefix, *tokenizer.layout.step)}:
             got = {float(t["target"]): float(t["mean"]) for t in targets if finite(t.get("target"))}
-            usual = tokenizer.returns.get("q90")
-            ask = max(got, key=got.get) if got else float(usual) if finite(usual) else 0.0
+            ask = float(f"{max(got, key=got.get) if got else _usual(recipe, tokenizer):.6g}")
         return {
             "domain": name,
             "env": env,

@@ -54,7 +54,7 @@ class Places:
         return not surely and len(parts) > 1 and parts[0] in self.tops
 
     def short(self, value: str, key: bool = False) -> str:
-        """A setting's value, with each path of the machine in it as its last word; a ``key`` may be a name that looks like one."""
+        """A setting's value, with each path of the machine in it as its last word; a ``key`` may be a name that looks so."""
         if "/" not in value and "\\" not in value:
             return value
         alone = "\n" not in value and not re.search(r"\s[/~-]", value)

@@ -17,11 +17,21 @@ NAME, MEMORY = "publication.json", "published.json"
 FORMAT = 1
 
 
-def write_publication(folder: Path, step: int | None) -> None:
+def write_publication(folder: Path, step: int | None, recipe: str = "") -> None:
     """Writes the file of that name into a folder to be published: versions, the step, and all files of the folder."""
     files = sorted({str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()} | {NAME})
-    said = {"format": FORMAT, "seqrl": version("seqrl"), "step": step, "files": files}
+    said = {"format": FORMAT, "seqrl": version("seqrl"), "recipe": recipe, "step": step, "files": files}
     (folder / NAME).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """``recipe`` and ``step`` of a publication, as it says; None where it does not."""
+    said: Any = None
+    with suppress(OSError, ValueError, RecursionError):
+        said = json.loads(path.read_text(encoding="utf-8"))
+    said = said if isinstance(said, dict) else {}
+    step, recipe = said.get("step"), said.get("recipe")
+    return {"step": step if isinstance(step, int) else None, "recipe": recipe if isinstance(recipe, str) else "a publication"}
 
 
 def read_files(path: Path) -> list[str]:

@@ -69,6 +69,8 @@ def push(
             retag(staged, target.id, license, tag)
             changes = compare(staged.folder, state, before, staged.digests)
         notes, refused = list(staged.notes), _stale(target, staged.run, state, force)
+        if not refused and not force and any(c.how != "same" for c in changes):
+            refused = _not_ours(target, staged, state)
         refused = sending.refused_as_public(target, state, private) or refused
         if refused and dry_run:
             notes.append(f"it would be refused: {refused}")
@@ -108,10 +110,9 @@ def _written_before(repo: Repo, state: State | None) -> list[str]:
     if state is None or publication.NAME not in state.files:
         return []
     try:
-        folder = fetch(repo.at(state.commit), [publication.NAME], limits={publication.NAME: 16 << 20})
+        return publication.read_files(_publication_of(repo, state))
     except MissingError:
         return []
-    return publication.read_files(folder / publication.NAME)
 
 
 def _stale(repo: Repo, run: Path | None, state: State | None, force: bool) -> str:
@@ -136,6 +137,28 @@ def _stale(repo: Repo, run: Path | None, state: State | None, force: bool) -> st
         f"{repo}: since this run's last push ({last[:8]}) there is {theirs}; "
         f"look at it at {sending.url(repo)}/commits/main, then push with --force to publish over it"
     )
+
+
+def _not_ours(repo: Repo, staged: Staged, state: State | None) -> str:
+    """Why a push would take another publication's place unasked, or nothing: another run's, or a later step of this one."""
+    if state is None or publication.NAME not in state.files:
+        return ""
+    there = publication.read_about(_publication_of(repo, state))
+    was = f"{there['recipe']}, step {there['step']}" if there["step"] is not None else str(there["recipe"])
+    now = f"{staged.recipe}, step {staged.step}" if staged.step is not None else staged.recipe
+    known = publication.remembered(staged.run, address(), repo.id) is not None
+    later = there["step"] is not None and staged.step is not None and there["step"] > staged.step
+    if known and not later:
+        return ""
+    whose = "a later step of this run" if known else "another run or machine"
+    return (
+        f"{repo}: holds {was}, published from {whose}, and this is {now}; "
+        "push with --force to put it in its place (what was there stays in the history, under its tag), or name another"
+    )
+
+
+def _publication_of(repo: Repo, state: State) -> Path:
+    return fetch(repo.at(state.commit), [publication.NAME], limits={publication.NAME: 16 << 20}) / publication.NAME
 
 
 def _remember(staged: Staged, repo: Repo, commit: str, tags: Sequence[str]) -> None:

@@ -76,14 +76,14 @@ def stage(name: str | Path, folder: Path, repo: str, license: str | None = None,
         del loaded
         notes += _add_code(folder)
         step = step if isinstance(step, int) else None
-        notes += _dress(folder, run, repo, license, step, None)
+        notes += _dress(folder, run, repo, license, (step, recipe), None)
         known = {p.name: digest for p, digest in zip(large, digests, strict=True)}
     return Staged(folder, run, step, recipe, tuple(notes), known)
 
 
 def retag(staged: Staged, repo: str, license: str | None, tag: str) -> None:
     """Writes the card again, for another tag than that of its step."""
-    _dress(staged.folder, staged.run, repo, license, staged.step, tag)
+    _dress(staged.folder, staged.run, repo, license, (staged.step, staged.recipe), tag)
 
 
 def _plain_config(folder: Path) -> None:
@@ -119,12 +119,14 @@ def _add_code(folder: Path) -> list[str]:
     return []
 
 
-def _dress(folder: Path, run: Path | None, repo: str, license: str | None, step: int | None, tag: str | None) -> list[str]:
+def _dress(
+    folder: Path, run: Path | None, repo: str, license: str | None, what: tuple[int | None, str], tag: str | None
+) -> list[str]:
     """The card and what is said of the whole; answers what was shortened in it."""
     _add_card(folder, run, repo, tag, license)
     secrets.refuse_secrets(folder)
     told = [f"shortened  {line}" for line in clean(folder)]
-    write_publication(folder, step)
+    write_publication(folder, *what)
     return told
 
 

@@ -95,7 +95,7 @@ def test_another_model_of_the_same_step_gets_a_tag_of_its_own(practice, run, bar
     weights = run / "checkpoints" / "last" / "bundle" / "metrics.json"
     weights.write_text(weights.read_text().replace('"step": 3', '"step": 3, "more": 1'))
     assert push(run, "me/tiny").tag == "step-3.2"
-    assert push(run / "checkpoints" / "step-00000002", "me/tiny").tag == "step-2"
+    assert push(run / "checkpoints" / "step-00000002", "me/tiny", force=True).tag == "step-2"
     assert sorted(t.name for t in api.list_repo_refs("me/tiny").tags) == ["step-2", "step-3", "step-3.2"]
     assert [seqrl.load("me/tiny", revision=r).metrics["step"] for r in ("step-2", "step-3")] == [2, 3]
     assert seqrl.load("me/tiny@step-3").metrics["step"] == 3
@@ -217,9 +217,21 @@ def test_the_card_names_the_tag_it_is_found_under(practice, run, api, tmp_path):
     other = shutil.copytree(run, tmp_path / "other", symlinks=True)
     metrics = other / "checkpoints" / "last" / "bundle" / "metrics.json"
     metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"loss": 0.5}))
-    first, second, again = push(run, "me/tiny"), push(other, "me/tiny"), push(other, "me/tiny")
+    first, second, again = push(run, "me/tiny"), push(other, "me/tiny", force=True), push(other, "me/tiny")
     assert (first.tag, second.tag, again.tag) == ("step-3", "step-3.2", "step-3.2")
     assert again.commit == second.commit
     for done in (first, second):
         card = Path(api.hf_hub_download("me/tiny", "README.md", revision=done.commit)).read_text()
         assert f'"me/tiny", "{done.tag}"' in card
+
+
+def test_another_publication_is_not_replaced_unasked(practice, run, bare, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other", symlinks=True)
+    metrics = other / "checkpoints" / "last" / "bundle" / "metrics.json"
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"loss": 0.5}))
+    push(run, "me/tiny")
+    with pytest.raises(HubError, match="holds tiny, step 3, published from another run or machine, and this is tiny, step 3"):
+        push(other, "me/tiny")
+    with pytest.raises(HubError, match="a later step of this run, and this is tiny, step 2"):
+        push(run / "checkpoints" / "step-00000002", "me/tiny")
+    assert push(run / "checkpoints" / "step-00000002", "me/tiny", force=True).tag == "step-2"
