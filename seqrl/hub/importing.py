@@ -51,9 +51,11 @@ def bring(name: str, revision: str | None = None) -> Foreign:
 
     Raises:
         HubError: it cannot be fetched.
-        BundleError: there is no config.json in it, or a file of it cannot be read.
+        BundleError: there is no config.json in it, or a file of it cannot be read, or a folder's revision is asked for.
     """
     path = Path(name).expanduser()
+    if path.is_dir() and revision:
+        raise BundleError(f"{name}: this is a folder here, and has no revision '{revision}'; for the Hub's say hf://{name}")
     repo = None if path.is_dir() else read_name(name, revision)
     if repo is None:
         if not path.is_dir():

@@ -2,10 +2,11 @@
 
 Most already are that. What this is for are those published as old pickles (LWM's, in Llama's format, are shards of
 ``pytorch_model.bin``): their tensors are rewritten file by file, so that memory holds one shard at a time, and are held against
-the model that the config describes, built without memory.
+the model that the config describes, built without memory. What that model has not got is left out.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _WORDS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 # Code to run, code that ran, and where it lay.
 _LEFT = ("auto_map", "_name_or_path", "custom_pipelines")
+# How configs call the number of layers, and more of them than any model has: each is built, even without memory.
+_DEPTH, _DEEPEST = ("num_hidden_layers", "num_layers", "n_layer", "n_layers"), 1024
 
 
 def is_decoder(kind: str) -> bool:
@@ -32,24 +35,30 @@ def make(found: Any, folder: Path, out: Path, **settings: Any) -> tuple[str, lis
     """Writes the folder of a body; arguments and answer as ``importing_policy.make``.
 
     Raises:
-        BundleError: weights and config do not belong together, weights are quantised, or settings were given that only a
-            policy has.
+        BundleError: weights and config do not belong together, weights are quantised or of another dtype than a model's, or
+            settings were given that only a policy has.
     """
     if given := [k for k, v in settings.items() if v is not None]:
         raise BundleError(f"{found.name}: is a language model, which has no {', '.join(given)}; leave them out")
     if found.config.get("quantization_config"):
         raise BundleError(f"{found.name}: its weights are quantised, and cannot be trained from; import the original")
-    wanted = _shapes(found)
+    wanted, kept = _shapes(found)
     files = unpickle.weight_files(found.folder)
     where: dict[str, str] = {}
+    left: list[str] = []
     total = 0
     for number, file in enumerate(files, 1):
         name = "model.safetensors" if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        tensors = _read(file)
+        read = _read(file)
+        tensors = {key: tensor for key, tensor in read.items() if key in kept}
+        left += [key for key in read if key not in kept]
         for key, tensor in tensors.items():
-            if key in wanted and tuple(tensor.shape) != wanted[key]:
-                raise BundleError(f"{found.name}: {key} is {tuple(tensor.shape)}, and its config says {wanted[key]}")
-            total += tensor.numel() * tensor.element_size()
+            own = kept[key]
+            if tensor.shape != own.shape:
+                raise BundleError(f"{found.name}: {key} is {tuple(tensor.shape)}, and its config says {tuple(own.shape)}")
+            if tensor.dtype.is_floating_point != own.dtype.is_floating_point:
+                raise BundleError(f"{found.name}: {key} is of dtype {_dtype(tensor)}, and its model's is {_dtype(own)}")
+            total += tensor.nbytes
         _write(tensors, folder / name)
         where |= dict.fromkeys(tensors, name)
     if missing := sorted(set(wanted) - set(where)):
@@ -66,10 +75,12 @@ def make(found: Any, folder: Path, out: Path, **settings: Any) -> tuple[str, lis
         notes = [f"{len(files)} file{'s' if len(files) > 1 else ''} of pickles rewritten as safetensors"]
     else:
         notes = ["its weights were safetensors already"]
+    if left:
+        notes.append(f"{len(left):,} tensors that such a model has not got, or has twice, left out, such as {left[0][:99]}")
     length = found.config.get("max_position_embeddings")
     notes += [f"sees {length:,} tokens"] if isinstance(length, int) else []
     notes += [] if words else ["it brings no tokenizer"]
-    numbers = sum(_count(shape) for shape in wanted.values())
+    numbers = sum(kept[name].numel() for name in wanted)
     return (
         f"a body: '{found.config['model_type']}' of {numbers:,} parameters",
         notes,
@@ -77,29 +88,33 @@ def make(found: Any, folder: Path, out: Path, **settings: Any) -> tuple[str, lis
     )
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for n in shape:
-        count *= n
-    return count
+def _dtype(tensor: "Tensor") -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
-def _shapes(found: Any) -> dict[str, tuple[int, ...]]:
-    """Every weight that a model of this config must be given, and its shape."""
+def _shapes(found: Any) -> "tuple[set[str], dict[str, Tensor]]":
+    """Names of the weights that a model of this config must be given, and all it may be given, as tensors without memory."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     raw = {k: v for k, v in found.config.items() if k not in (*_LEFT, "model_type", "architectures")}
+    for part in (found.config, found.config.get("text_config")):
+        for name in _DEPTH if isinstance(part, dict) else ():
+            if part.get(name) is not None and (type(part[name]) is not int or not 0 < part[name] <= _DEEPEST):
+                raise BundleError(f"{found.name}: {name} must be 1 to {_DEEPEST}, and its config says {str(part[name])[:100]}")
     try:
         config = AutoConfig.for_model(found.config["model_type"], **raw)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     # Whatever another's constructor raises of a config, the config was at fault.
     except Exception as e:
-        said = (str(e).splitlines() or [repr(e)])[0]
-        raise BundleError(f"{found.name}: no '{found.config['model_type']}' can be built of its config ({said})") from e
+        kind = found.config["model_type"]
+        raise BundleError(f"{found.name}: no '{kind}' can be built of its config ({unpickle.reason(e)})") from e
     tied = set(getattr(model, "_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
-    return {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False) if n not in tied}
+    wanted = {n for n, _ in model.named_parameters(remove_duplicate=False) if n not in tied}
+    if not any(re.search(r"\.\d+\.", n) for n in wanted):
+        raise BundleError(f"{found.name}: its config describes a model without layers; nothing can be trained from it")
+    return wanted, {n: t for n, t in model.state_dict().items() if n not in tied}
 
 
 def _read(file: Path) -> "dict[str, Tensor]":

@@ -32,8 +32,11 @@ _KNOWN = {
     "walker2d": ("Walker2d-v5", (5000.0, 2500.0)),
 }
 _SCALE, _CONTEXT = 1000.0, 20
+# Larger ones would be a mistake, or meant to fill the memory.
+_WIDEST, _LONGEST = 1 << 16, 4096
 # What a model is told by its data and its run.
 _MADE = ("ports", "context_length", "losses")
+_HOW = 'the mean and deviation of the states as JSON: {"mean": [...], "std": [...]}'
 _NUMBERS = r"\s*[=:]\s*(?:np\.array\()?\[([^\]]*)\]"
 
 
@@ -68,22 +71,32 @@ def make(
     family = next((k for k in _KNOWN if k in found.name.lower().replace("-", "").replace("_", "")), None)
     env = env or (family and _KNOWN[family][0])
     targets = targets or (list(_KNOWN[family][1]) if family else None)
-    if not env or not targets:
-        raise BundleError(
-            f"{found.name}: its name does not tell what it plays; say so with --env ID (such as Hopper-v5) and "
-            "--targets, the returns to ask for"
-        )
+    asked_for = {
+        "--env ID, what it plays, such as Hopper-v5": env,
+        "--targets R,R, the returns to ask for": targets,
+        f"--statistics FILE, {_HOW}": statistics or all(_said(found)),
+    }
+    if missing := [words for words, told in asked_for.items() if not told]:
+        listed = "\n  ".join(missing)
+        raise BundleError(f"{found.name}: neither its name nor its card tells all that is needed; give\n  {listed}")
     room, _, module = kinds.converters()[found.config["model_type"]].partition(".")
     converter = importlib.import_module(f"seqrl.{room}.{module}")
     notes = [f"plays {env}" + ("" if family else " (as told)"), f"returns are divided by {scale or _SCALE:g}, as in the paper"]
+    for key in ("state_dim", "act_dim"):
+        size = found.config.get(key)
+        if type(size) is not int or not 0 < size <= _WIDEST:
+            raise BundleError(f"{found.name}: {key} must be a whole number from 1 to {_WIDEST:,}, and is {str(size)[:100]!r}")
     stands = found.config.get("max_length")
-    context = context or (stands if isinstance(stands, int) and stands > 0 else _CONTEXT)
+    usable = type(stands) is int and 0 < stands <= _LONGEST
+    if stands is not None and not usable and not context:
+        notes.append(f"its config's max_length ({str(stands)[:100]}) is no length of a window from 1 to {_LONGEST:,}")
+    context = context or (stands if usable else _CONTEXT)
     notes.append(f"{context} steps in a window" + (", from its config" if context == stands else ""))
     data = _data_name(found, family)
     spec = _spec(env, data)
     tokenizer = _tokenizer(found, spec, context, scale or _SCALE)
     mean, std = _from_file(statistics) if statistics else _from_card(found)
-    width = int(found.config.get("state_dim") or 0)
+    width = found.config["state_dim"]
     if len(mean) != width or len(std) != width:
         raise BundleError(
             f"{found.name}: {len(mean)} means and {len(std)} deviations are given, and a state has {width} numbers"
@@ -99,7 +112,7 @@ def make(
             )
     model = converter.from_hf(unpickle.read_weights(found.folder), _config_of(found), context, ports)
     recipe = {
-        "name": out.name,
+        "name": re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9_.-]+", "", found.name.rpartition("/")[2]) or "imported",
         "data": {"sources": [{"kind": "minari", "id": data}]},
         "tokens": json.loads(tokenizer.config.model_dump_json()),
         "model": {"kind": converter.KIND, **_settings(model, converter.KIND)},
@@ -147,16 +160,15 @@ def _tokenizer(found: Any, spec: EpisodeSpec, context: int, scale: float) -> Tok
     return Tokenizer(TokensConfig(layout="return state action", context=context, slots=slots), spec)
 
 
-def _from_card(found: Any) -> tuple[list[float], list[float]]:
+def _said(found: Any) -> list[re.Match[str] | None]:
+    """Where the card says the mean and the deviation of the states (mean = [...] std = [...])."""
     card = found.folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    said = [re.search(rf"\b{word}{_NUMBERS}", text) for word in ("mean", "std")]
-    if not all(said):
-        raise BundleError(
-            f"{found.name}: its card does not say the mean and deviation of the states (mean = [...] std = [...]); give them "
-            'with --statistics FILE, a JSON file such as {"mean": [...], "std": [...]}'
-        )
-    return _numbers(found.name, *([w for w in re.split(r"[,\s]+", match[1]) if w] for match in said))
+    return [re.search(rf"\b{word}{_NUMBERS}", text) for word in ("mean", "std")]
+
+
+def _from_card(found: Any) -> tuple[list[float], list[float]]:
+    return _numbers(found.name, *([w for w in re.split(r"[,\s]+", match[1]) if w] for match in _said(found)))
 
 
 def _from_file(path: Path) -> tuple[list[float], list[float]]:
@@ -188,7 +200,7 @@ def _config_of(found: Any) -> Any:
         return AutoConfig.for_model(kind, **{k: v for k, v in known.items() if k != "model_type"})
     # Whatever the class raises of a file's values, the file was at fault.
     except Exception as e:
-        raise BundleError(f"{found.name}: its config.json cannot be read as a {kind}'s: {str(e).splitlines()[0]}") from e
+        raise BundleError(f"{found.name}: its config.json cannot be read as a {kind}'s: {unpickle.reason(e)}") from e
 
 
 def _settings(model: Any, kind: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Weights out of PyTorch's old files (``pytorch_model.bin``), without running anything that is in them.
 
 Such a file is a pickle, which can name any function to be called. torch's own reader for weights alone refuses all but tensors
-and plain containers, and here what it answers must be tensors by name and nothing else. What it refuses is refused: there is no
-flag that reads it anyway.
+and plain containers, and here what it answers must be tensors by name and nothing else: plain ones, whose numbers all lie in
+the file. What is refused is refused: there is no flag that reads it anyway.
 """
 
 import json
@@ -16,6 +16,7 @@ from seqrl.core.errors import BundleError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
 _REFUSED = "only files of plain tensors are read, as anything else could run code; ask its owner for safetensors"
 
 
@@ -23,7 +24,8 @@ def read_bin(path: Path) -> "dict[str, Tensor]":
     """The tensors of a ``.bin`` file by name, on the CPU; those of a new file stay on disk until they are used.
 
     Raises:
-        BundleError: the file is truncated, or holds anything but tensors.
+        BundleError: the file is truncated, or holds anything but tensors, or such as are not plain (on another device,
+            sparse, quantised, complex), or that have more numbers than the file has bytes for.
     """
     import torch
 
@@ -32,13 +34,45 @@ def read_bin(path: Path) -> "dict[str, Tensor]":
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as e:
         raise BundleError(f"{path.name}: {_REFUSED}") from e
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError) as e:
         raise BundleError(
             f"{path.name}: truncated, or no file of PyTorch's ({str(e).splitlines()[0][:200] if str(e) else e!r})"
         ) from e
     if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items()):
         raise BundleError(f"{path.name}: {_REFUSED}")
-    return dict(found)
+    held: dict[int, int] = {}
+    for name, tensor in found.items():
+        if odd := _odd(tensor):
+            raise BundleError(f"{path.name}: {name[:200]!r} is {odd}; only plain tensors are imported")
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = max(held.get(storage.data_ptr(), 0), storage.nbytes())
+    size = path.stat().st_size
+    # A tied head lies in the file once and has two names; nothing that is trained has many more.
+    if sum(held.values()) > size or sum(t.nbytes for t in found.values()) > 2 * size:
+        raise BundleError(f"{path.name}: its tensors are larger than the file, so their numbers cannot all be in it")
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _odd(tensor: "Tensor") -> str | None:
+    """What keeps a tensor from being a plain one, or None."""
+    import torch
+
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
+        return f"a {type(tensor).__name__} of layout {str(tensor.layout).removeprefix('torch.')}"
+    if tensor.device.type != "cpu":
+        return f"on the device '{tensor.device}'"
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in _DTYPES:
+        return f"of dtype {dtype}"
+    # Expanded from fewer numbers: a handful of bytes in the file could fill any memory.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"of shape {tuple(tensor.shape)}, for which it has too few numbers"
+    return None
+
+
+def reason(error: Exception) -> str:
+    """What a library said of a file, in one line: the first of several often ends in a colon, and the reason follows."""
+    return " ".join(str(error).split())[:400] or repr(error)
 
 
 def read_weights(folder: Path) -> "dict[str, Tensor]":

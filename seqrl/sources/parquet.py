@@ -1,7 +1,8 @@
 """Trajectories published as Parquet (``seqrl push --dataset``): on the Hub by their name, or in a folder.
 
 What is read comes from whoever published it, so nothing in it is executed, no path in it is followed, and the tables must be
-what ``spec.json`` says before a row of them is taken.
+what ``spec.json`` says before a row of them is taken. A few kilobytes can repeat one value a billion times: what a row
+group takes in memory is reckoned before, and texts, whose length no schema says, lie in memory once until they are asked for.
 """
 
 import json
@@ -19,6 +20,7 @@ from seqrl.core.errors import DataError
 from seqrl.sources import _parquet
 from seqrl.sources._files import digest, why
 
+# Bytes: of the JSON, and of a row group (or of an episode's texts) in memory.
 _SPEC_LIMIT, _GROUP_LIMIT, _GROUPS_KEPT = 64 << 20, 4 << 30, 2
 
 
@@ -98,11 +100,14 @@ class Source:
                 start = self._groups[-1][2] + self._groups[-1][3] if self._groups else 0
                 self._groups.append((f, g, start, file.metadata.row_group(g).num_rows))
         found = sum(g[3] for g in self._groups)
+        listed = sum(file.metadata.num_rows for file in self._tables)
+        # First by what the files say of themselves: the list of episodes is read whole.
+        if not found == rows == steps + count or listed != count:
+            raise DataError(f"{self.id}: {found} rows of {listed} episodes, but it says {rows} of {count}; {_AGAIN}")
         lengths = self._episodes["length"]
         starts = np.concatenate([[0], np.cumsum(lengths + 1)])
-        whole = found == rows == steps + count == starts[-1] and len(lengths) == count and (lengths >= 0).all()
-        if not whole:
-            raise DataError(f"{self.id}: {found} rows of {len(lengths)} episodes, but it says {rows} of {count}; {_AGAIN}")
+        if found != starts[-1] or len(lengths) != count or (lengths < 0).any():
+            raise DataError(f"{self.id}: {found} rows, but its {len(lengths)} episodes have {starts[-1]}; {_AGAIN}")
         if not steps:
             raise DataError(f"{self.id} is empty: it has no steps")
         self._starts, self.lengths = starts[:-1], lengths
@@ -123,6 +128,7 @@ class Source:
 
     def _open(self, what: str, schema: Any) -> list[Any]:
         """The files of a table, each with the columns that are expected."""
+        import pyarrow as pa
         from pyarrow import parquet
 
         pattern = _parquet.STEPS if what == "steps" else _parquet.EPISODES
@@ -132,31 +138,36 @@ class Source:
             raise DataError(f"{self.folder / what}: a part is missing; {_AGAIN}")
         self._files = [*getattr(self, "_files", []), *(self.folder / n for n in names)]
         opened = []
+        texts = [f.name for f in schema if pa.types.is_string(f.type)]
         for name in names:
             try:
-                file = parquet.ParquetFile(self.folder / name, memory_map=True)
-                seen = file.schema_arrow
+                about = parquet.read_metadata(self.folder / name, memory_map=True)
+                seen, big = about.schema.to_arrow_schema(), 0
                 same = seen.names == schema.names and all(a.type.equals(b.type) for a, b in zip(seen, schema, strict=True))
+                if same:
+                    big = max((_size(about.row_group(g), schema) for g in range(about.num_row_groups)), default=0)
+                    file = parquet.ParquetFile(self.folder / name, metadata=about, memory_map=True, read_dictionary=texts)
             except Exception as e:
                 raise DataError(f"{self.folder / name}: cut off or broken ({why(e)}); {_AGAIN}") from e
             if not same:
                 raise DataError(f"{self.folder / name}: its columns are not those that {_parquet.SPEC} promises; {_AGAIN}")
-            big = max((file.metadata.row_group(g).total_byte_size for g in range(file.metadata.num_row_groups)), default=0)
             if big > _GROUP_LIMIT:
                 raise DataError(f"{self.folder / name}: a row group of {big:,} bytes; write it with smaller ones")
             opened.append(file)
         return opened
 
     @cached_property
-    def _episodes(self) -> dict[str, Any]:
-        import pyarrow as pa
-
+    def _episodes(self) -> dict[str, np.ndarray]:
+        """``length`` of every episode, and its ``id`` and ``info`` as texts of JSON; equal texts lie here once."""
+        kinds = {"length": "int64", "id": "str", "info": "str"}
         try:
-            table = pa.concat_tables([f.read(["length", "id", "info"]) for f in self._tables]).to_pydict()
-            ids, infos = ([json.loads(v) for v in table[k]] for k in ("id", "info"))
+            read = [f.read(list(kinds)) for f in self._tables]
+            found = {k: np.concatenate([_numpy(t[k], kind, (), len(t)) for t in read]) for k, kind in kinds.items()}
+            for text in {text for name in ("id", "info") for text in found[name]}:
+                json.loads(text)
         except Exception as e:
             raise DataError(f"{self.folder / 'episodes'}: cannot be read ({why(e)}); {_AGAIN}") from e
-        return {"length": np.array(table["length"], np.int64), "id": ids, "info": infos}
+        return found
 
     def fingerprint(self) -> str:
         """Hex digest of the content; the same here and on the Hub."""
@@ -175,7 +186,8 @@ class Source:
         if rows["final"].tolist() != [False] * T + [True]:
             raise DataError(f"{self.id}: the rows of episode {i} are not in order; {_AGAIN}")
         flags = (rows[n][:T] for n in ("reward", "terminated", "truncated"))
-        return Episode(parts["obs"], parts["act"], *flags, self._episodes["id"][i], self._episodes["info"][i])
+        id, info = (json.loads(self._episodes[k][i]) for k in ("id", "info"))
+        return Episode(parts["obs"], parts["act"], *flags, id, info)
 
     def _rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Rows of ``steps``, over as many row groups as they lie in."""
@@ -184,7 +196,15 @@ class Source:
             if first < stop and start < first + count:
                 group = self._group(k)
                 pieces.append({n: v[max(0, start - first) : stop - first] for n, v in group.items()})
-        return pieces[0] if len(pieces) == 1 else {n: np.concatenate([p[n] for p in pieces]) for n in pieces[0]}
+        rows = pieces[0] if len(pieces) == 1 else {n: np.concatenate([p[n] for p in pieces]) for n in pieces[0]}
+        return {n: self._texts(v) if v.dtype == object else v for n, v in rows.items()}
+
+    def _texts(self, texts: np.ndarray) -> np.ndarray:
+        """Python's texts as NumPy's, of which each takes as much as the longest."""
+        size = 4 * len(texts) * max(map(len, texts), default=0)
+        if size > _GROUP_LIMIT:
+            raise DataError(f"{self.id}: an episode with {size:,} bytes of texts; it cannot be read")
+        return np.array(texts, np.str_)
 
     def _group(self, k: int) -> dict[str, np.ndarray]:
         if k not in self._kept:
@@ -203,14 +223,38 @@ class Source:
         return self._kept[k]
 
 
+def _size(group: Any, schema: Any) -> int:
+    """Bytes of a row group in memory, at least; raises ValueError where a column has other rows than the group.
+
+    What the file says of its size is that of the encoded pages, in which equal values lie once.
+    """
+    import pyarrow as pa
+
+    width = 0
+    for c, field in enumerate(schema):
+        many = field.type.list_size if pa.types.is_fixed_size_list(field.type) else 1
+        values = group.column(c).num_values
+        if values != group.num_rows * max(1, many):
+            raise ValueError(f"{values:,} values of {field.name} in {group.num_rows:,} rows")
+        value = field.type.value_type if pa.types.is_fixed_size_list(field.type) else field.type
+        # A text is a reference, and lies in the dictionary, which the encoded size has in it.
+        width += many * (8 if pa.types.is_string(value) else max(1, value.bit_width // 8))
+    return max(group.total_byte_size, group.num_rows * width)
+
+
 def _numpy(column: Any, dtype: str, shape: tuple[int, ...], count: int) -> np.ndarray:
-    """``(count, *shape)``; Arrow's own ``to_numpy`` would import pandas, half a second."""
+    """``(count, *shape)``, texts as objects; Arrow's own ``to_numpy`` would import pandas, half a second."""
     import pyarrow as pa
 
     if column.null_count:
         raise ValueError("a value is missing")
     if dtype == "str":
-        return np.array(column.to_pylist(), np.str_)
+        found = [np.array([], object)]
+        for chunk in column.chunks:
+            entries = np.empty(len(chunk.dictionary), object)
+            entries[:] = chunk.dictionary.to_pylist()
+            found.append(entries[chunk.indices.to_numpy(zero_copy_only=False)])
+        return np.concatenate(found)
     array = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
     flat = array.flatten() if shape else array
     if dtype == "bool":

@@ -216,8 +216,11 @@ def test_statistics_that_cannot_be_are_one_message(old, tmp_path, card, words):
 
 def test_a_name_that_tells_nothing_asks(old, tmp_path):
     other = old.rename(tmp_path / "mine")
-    with pytest.raises(BundleError, match="--env ID"):
+    with pytest.raises(BundleError, match=r"(?s)--env ID.*--targets R,R"):
         importing.import_model(str(other), tmp_path / "out")
+    with pytest.raises(BundleError) as e:
+        importing.import_model(str(other), tmp_path / "out", env="Hopper-v5")
+    assert "--env" not in str(e.value)
     made = importing.import_model(str(other), tmp_path / "out", env="Hopper-v5", targets=[1000.0])
     assert bundle.load(made.folder).recipe["evaluate"]["targets"] == [1000.0]
 
@@ -293,3 +296,101 @@ def test_settings_of_a_policy_are_none_of_a_body(llama, tmp_path):
 def test_old_files_are_read_lazily(tmp_path):
     torch.save({"a": torch.arange(4.0)}, tmp_path / "x.bin")
     assert torch.equal(unpickle.read_bin(tmp_path / "x.bin")["a"], torch.arange(4.0))
+
+
+ODD = {
+    "expanded": lambda: torch.zeros(1).expand(1 << 40),
+    "complex": lambda: torch.zeros(3, dtype=torch.complex64),
+    "quantised": lambda: torch.zeros(3).to(torch.float8_e4m3fn),
+    "meta": lambda: torch.empty(1 << 40, device="meta"),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_tensors_that_are_not_plain_are_refused(tmp_path, what):
+    torch.save({"a": ODD[what]()}, tmp_path / "x.bin")
+    with pytest.raises(BundleError, match="'a' is .*only plain tensors are imported"):
+        unpickle.read_bin(tmp_path / "x.bin")
+
+
+def test_more_numbers_than_the_file_has_are_refused(tmp_path):
+    whole = torch.arange(1e5)
+    torch.save({"a": torch.nn.Parameter(whole), "b": whole}, tmp_path / "x.bin")
+    assert not unpickle.read_bin(tmp_path / "x.bin")["a"].requires_grad
+    torch.save(dict.fromkeys("abc", whole), tmp_path / "x.bin")
+    with pytest.raises(BundleError, match="larger than the file"):
+        unpickle.read_bin(tmp_path / "x.bin")
+
+
+def change(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"max_ep_len": 10**10}, r"embed_time\.weight is \(1000, 32\).* makes it \(10000000000, 32\)"),
+        ({"hidden_size": 10**7}, "10000000"),
+        ({"hidden_size": 2**62}, "this Decision Transformer|of this config"),
+        ({"n_inner": 10**12}, "1000000000000"),
+        ({"n_layer": 10**9}, "weights of 2 layers, and the config of this Decision Transformer says 1000000000"),
+        ({"n_layer": 0}, "weights of 2 layers"),
+        ({"hidden_size": 1e7}, "hidden_size.*expected int, got float"),
+        ({"max_ep_len": 1e10}, "max_ep_len.*expected int, got float"),
+        ({"state_dim": "x"}, "state_dim must be a whole number from 1 to 65,536, and is 'x'"),
+        ({"state_dim": [11]}, "state_dim must be a whole number"),
+        ({"act_dim": float("inf")}, "act_dim must be a whole number"),
+        ({"act_dim": 10**12}, "act_dim must be a whole number"),
+    ],
+)
+def test_a_config_that_claims_any_size_is_one_message(old, tmp_path, values, words):
+    change(old, **values)
+    with pytest.raises(UserError, match=words) as e:
+        importing.import_model(str(old), tmp_path / "out")
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("length", [0, 10**9, 30.0, True, "20"])
+def test_a_length_that_is_none_is_not_taken(old, tmp_path, length):
+    change(old, max_length=length)
+    made = importing.import_model(str(old), tmp_path / "out")
+    assert "20 steps in a window" in made.notes
+    assert any("is no length of a window" in n for n in made.notes)
+
+
+def test_a_folder_has_no_revision(old, tmp_path):
+    with pytest.raises(BundleError, match="has no revision 'main'"):
+        importing.import_model(str(old), tmp_path / "out", revision="main")
+
+
+@pytest.mark.parametrize("layers", [0, -1, 10**9, "two", 2.0])
+def test_a_body_has_layers_and_not_too_many(llama, tmp_path, layers):
+    change(llama[0], num_hidden_layers=layers)
+    with pytest.raises(BundleError, match="num_hidden_layers must be 1 to 1024"):
+        importing.import_model(str(llama[0]), tmp_path / "body")
+
+
+def test_a_config_that_cannot_be_says_why(llama, tmp_path):
+    change(llama[0], hidden_size="wide")
+    with pytest.raises(BundleError, match="can be built of its config .*expected int, got str"):
+        importing.import_model(str(llama[0]), tmp_path / "body")
+
+
+def test_only_what_the_model_has_is_written(llama, tmp_path):
+    from safetensors.torch import load_file
+
+    folder, model = llama
+    file = folder / "pytorch_model-00002-of-00002.bin"
+    weights = torch.load(file, weights_only=True)
+    torch.save({**weights, "junk": torch.arange(9)}, file)
+    change(folder, tie_word_embeddings=True)
+    made = importing.import_model(str(folder), tmp_path / "body")
+    written = {k for f in made.folder.glob("*.safetensors") for k in load_file(f)}
+    assert written == set(model.state_dict()) - {"lm_head.weight"}
+    assert any(n.startswith("2 tensors that such a model has not got") for n in made.notes)
+    name = next(n for n in weights if n.endswith("q_proj.weight"))
+    torch.save({**weights, name: torch.zeros(16, 16, dtype=torch.int8)}, file)
+    with pytest.raises(BundleError, match="of dtype int8, and its model's is float32"):
+        importing.import_model(str(folder), tmp_path / "again")

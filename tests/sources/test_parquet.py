@@ -149,3 +149,58 @@ def test_nothing_is_written_without_steps(tmp_path):
     spec = EpisodeSpec("none/none-v0", {"observation": Modality("vector", (1,), "float32")}, {})
     with pytest.raises(DataError, match="is empty: it has no steps"):
         _parquet.write_parquet([], spec, tmp_path / "x")
+
+
+def written(folder, text="", steps=2000):
+    """One episode whose rows are all alike, written so that equal values lie in the file once."""
+    from pyarrow import parquet as files
+
+    folder.mkdir()
+    obs = {"observation": Modality("vector", (16,), "float64"), "mission": Modality("text", (), "str")}
+    spec = EpisodeSpec("same/rows-v0", obs, {"action": Modality("vector", (2,), "float32")})
+    act, last = {"action": np.zeros((steps, 2), np.float32)}, np.arange(steps) == steps - 1
+    seen = {"observation": np.zeros((steps + 1, 16)), "mission": np.array([text] * (steps + 1))}
+    _parquet.write_parquet([Episode(seen, act, np.zeros(steps, np.float32), last, ~last, 0, {})], spec, folder)
+    path = folder / "steps" / "part-00000.parquet"
+    files.write_table(files.read_table(path), path)
+    return files.ParquetFile(path).metadata.row_group(0).total_byte_size
+
+
+def test_rows_that_would_be_large_in_memory_are_refused_before(tmp_path, monkeypatch):
+    encoded = written(tmp_path / "x")
+    monkeypatch.setattr(parquet, "_GROUP_LIMIT", 1 << 17)
+    assert encoded < 1 << 16
+    with pytest.raises(DataError, match=r"part-00000\.parquet: a row group of \d{3},\d{3} bytes"):
+        source(tmp_path / "x")
+
+
+def test_a_text_said_many_times_is_refused_before(tmp_path, monkeypatch):
+    encoded = written(tmp_path / "x", "long" * 3000)
+    monkeypatch.setattr(parquet, "_GROUP_LIMIT", 1 << 20)
+    assert encoded < 1 << 16
+    found = source(tmp_path / "x")
+    with pytest.raises(DataError, match=r"an episode with 96,048,000 bytes of texts"):
+        found.episode(0)
+
+
+def test_more_episodes_than_promised_are_refused_before_they_are_read(folder, monkeypatch):
+    import pyarrow as pa
+    from pyarrow import parquet as files
+
+    path = folder / "episodes" / "part-00000.parquet"
+    table = files.read_table(path)
+    files.write_table(pa.concat_tables([table] * 1000), path)
+    monkeypatch.setattr(parquet, "_numpy", None)
+    with pytest.raises(DataError, match="rows of 3000 episodes, but it says 15 of 3"):
+        source(folder)
+
+
+def test_columns_with_other_rows_than_their_group_are_refused():
+    from types import SimpleNamespace as Stand
+
+    import pyarrow as pa
+
+    many = Stand(num_values=10**12)
+    group = Stand(num_rows=4, total_byte_size=100, column=lambda c: many)
+    with pytest.raises(ValueError, match="1,000,000,000,000 values of a in 4 rows"):
+        parquet._size(group, pa.schema([("a", pa.int64())]))

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from seqrl.hub.practice.server import PracticeHub
 
 
+# What nonsense in a body or a query makes of an endpoint that expected something else there.
+_NONSENSE = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
+
+
 class Server(ThreadingHTTPServer):
     hub: "PracticeHub"
     daemon_threads = True
@@ -90,11 +94,15 @@ class Handler(BaseHTTPRequestHandler):
         except (Cut, ConnectionError, TimeoutError):
             raise
         except Exception as e:
-            # A full disk, a defect of ours, nonsense from a client: told, and the next request is answered all the same.
+            # Nonsense from a client, a full disk, a defect of ours: told, and the next request is answered all the same.
             full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not full:
+            strange = isinstance(e, _NONSENSE) and bool(sends or query)
+            if not full and not strange:
                 traceback.print_exc()
-            answer = Answer({"error": f"{type(e).__name__}: {e}"}, 507 if full else 500)
+            said = f"{type(e).__name__}: {e}"
+            if strange:
+                said = f"this request cannot be understood ({said[:200]})"
+            answer = Answer({"error": said}, 400 if strange else 507 if full else 500, {"X-Error-Message": said})
         body.drain()
         if fault.word == "lost":
             raise Cut

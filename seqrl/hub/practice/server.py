@@ -61,18 +61,21 @@ class PracticeHub:
         """Listens.
 
         Raises:
-            UserError: the port is taken or not to be had, or another Hub runs on this folder.
+            UserError: the port is taken or not to be had, the folder cannot be made or is a file, or another Hub runs on it.
         """
         from filelock import FileLock, Timeout
 
         if self._temporary:
             self.root = Path(tempfile.mkdtemp(prefix="practice-hub-"))
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.root / ".lock", timeout=0, thread_local=False)
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.root / ".lock", timeout=0, thread_local=False)
             self._lock.acquire()
         except Timeout as e:
             raise UserError(f"{self.root}: another practice Hub runs on this folder; stop it, or choose another --root") from e
+        except OSError as e:
+            said = "it is a file" if self.root.is_file() else e.strerror or str(e)
+            raise UserError(f"{self.root}: no Hub can keep its files there ({said}); choose a folder with --root") from e
         try:
             self._server = Server(("127.0.0.1", self._port), Handler)
         except (OSError, OverflowError) as e:

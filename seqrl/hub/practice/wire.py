@@ -74,7 +74,12 @@ class Body(io.RawIOBase):
         return True
 
     def _next_chunk(self) -> None:
-        self._left = int(self._source.readline(1 << 12).split(b";")[0] or b"0", 16)
+        try:
+            self._left = int(self._source.readline(1 << 12).split(b";")[0] or b"0", 16)
+        except ValueError:
+            self._left = -1
+        if self._left < 0:
+            raise Cut
         if not self._left:
             self._more = False
             while self._source.readline(1 << 12) not in (b"\r\n", b"\n", b""):

@@ -345,3 +345,37 @@ def test_a_browser_sees_what_is_public_and_runs_nothing(practice):
     assert "<script" not in text
     assert '<a href="/org/x/resolve/main/a%20b.txt">' in text
     line.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/api/models?limit=x", None),
+        ("POST", "/api/models/org/x/preupload/main", {"files": [5]}),
+        ("POST", "/api/models/org/x/preupload/main", {"files": [{"path": "a", "size": []}]}),
+        ("POST", "/api/models/org/x/preupload/main", {"files": 5}),
+        ("POST", "/org/x.git/info/lfs/objects/batch", {"objects": ["x"]}),
+        ("POST", "/api/collections", {"item": 5}),
+    ],
+)
+def test_nonsense_in_a_request_is_its_senders_fault(repo, capfd, method, path, body):
+    status, said = ask(repo, method, path, body)
+    assert status == 400
+    assert "cannot be understood" in json.loads(said)["error"]
+    assert "Traceback" not in capfd.readouterr().err
+    assert ask(repo, "GET", "/api/models")[0] == 200
+
+
+def test_a_defect_of_ours_shows_itself(repo, capfd, monkeypatch):
+    monkeypatch.setattr(repo.site.repos, "all", None)
+    assert ask(repo, "GET", "/api/models")[0] == 500
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_root_that_is_a_file_is_one_message(tmp_path):
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(UserError, match=r"x: no Hub can keep its files there \(it is a file\); choose a folder with --root"):
+        PracticeHub(tmp_path / "x").start()
+    with pytest.raises(UserError, match="no Hub can keep its files there"):
+        PracticeHub(tmp_path / "x" / "y").start()
+    assert (tmp_path / "x").read_text() == "mine"

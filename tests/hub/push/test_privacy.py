@@ -149,7 +149,7 @@ def test_a_push_leaves_the_paths_here(home, practice, run, bare):
 @pytest.mark.parametrize(
     ("value", "short"),
     [
-        ("/cluster/home/alice/medium", "medium"),
+        ("/cluster/people/alice/medium", "medium"),
         ("/p/project/alice/x.hdf5", "x.hdf5"),
         ("file:///export/alice/x", "x"),
         ("~alice/data", "data"),
