@@ -35,8 +35,32 @@ def _load(name: str, overrides: list[str]) -> "Recipe":
     from seqrl.train import recipe as recipes
 
     recipe = recipes.load(name, overrides)
-    check_domains(recipe.evaluate, domains_of(recipe.data.sources) if recipe.tokens.pack else ())
+    if not recipes.waits(recipe):
+        check_domains(recipe.evaluate, domains_of(recipe.data.sources) if recipe.tokens.pack else ())
     return recipe
+
+
+def _begun(recipe: "Recipe") -> "tuple[Recipe, list[str]]":
+    """A recipe with what it takes from the bundle of its ``init``, and what to print of that.
+
+    Raises:
+        UserError: there is no such bundle here, or they do not go together.
+    """
+    from seqrl.core.errors import HubError
+    from seqrl.data.dataset import domains_of
+    from seqrl.rollout.players import check_domains
+    from seqrl.train import begin
+    from seqrl.train import recipe as recipes
+
+    try:
+        settled = begin.settle(recipe)
+    except HubError as e:
+        return recipe, [f"  init    {recipe.init.name}: cannot be had now, so what it gives was not checked ({e})"]
+    check_domains(settled.evaluate, domains_of(settled.data.sources) if settled.tokens.pack else ())
+    revision = f"@{settled.init.revision[:12]}" if settled.init.revision else ""
+    given = [f"model.{n}={v}" for n, v in settled.model.items() if n not in recipe.model]
+    given += ["tokens"] if recipes.waits(recipe) else []
+    return settled, [f"  init    {settled.init.name}{revision}", f"          gives {', '.join(given) or 'its weights alone'}"]
 
 
 def train(
@@ -163,7 +187,7 @@ def check(
     ] = None,
     processes: Annotated[int | None, typer.Option(metavar="N", help="Devices, where not those of the recipe.")] = None,
 ) -> None:
-    """Says everything that is wrong with a recipe, each mistake with its file:line; reads no data and loads no torch."""
+    """Says everything that is wrong with a recipe, each mistake with its file:line; reads no data, nor torch without init."""
     from seqrl.cli._memory import check_flags, show_memory
 
     check_flags(memory, device, processes)
@@ -173,6 +197,7 @@ def check(
     from seqrl.data.slots import WINDOW
 
     recipe = _load(name, overrides)
+    recipe, begun = _begun(recipe) if recipe.init else (recipe, [])
     sources = ", ".join(str(s.get("id") or s.get("path") or s.get("env") or s["kind"]) for s in recipe.data.sources)
     pack, unit = recipe.tokens.pack, "rows" if recipe.tokens.pack else "windows"
     span = f"packed rows of {pack:,} tokens" if pack else f"{recipe.tokens.context or WINDOW} steps"
@@ -186,8 +211,8 @@ def check(
     for domain, layout in layouts.items():
         typer.echo(f"          {domain}: {layout}")
     typer.echo(f"  model   {recipe.model['kind']}\n  train   {how}")
-    if recipe.init:
-        typer.echo(f"  init    {recipe.init.name}")
+    for line in begun:
+        typer.echo(line)
     if (engine := recipe.engine).wanted or engine.kind != "auto":
         kind = "ddp" if engine.kind == "auto" else engine.kind
         shared = f", each row cut over {engine.sequence} of them" if engine.sequence > 1 else ""

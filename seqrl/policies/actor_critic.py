@@ -29,6 +29,7 @@ from seqrl.policies._carried import Carried, fills_up, put
 
 AHEAD = True
 LOSSES = ("actor", "critic", "anchor", "replay")
+_SEEN = ("numbers", "pictures")
 
 
 class ActorCriticConfig(PreTrainedConfig):
@@ -130,6 +131,9 @@ class ActorCritic(PreTrainedModel):
     config_class = ActorCriticConfig
     base_model_prefix = "world"
     main_input_name = "batch"
+    ANSWERS = ("head.", "critic.head.", "slow.head.")
+    # A feature may be what is seen, as it is (worlds.ensemble).
+    JOINED = {"head.": ("action",), **dict.fromkeys(("body.layers.0.", "critic.body.layers.0.", "slow.body.layers.0."), _SEEN)}
 
     def __init__(self, config: ActorCriticConfig) -> None:
         super().__init__(config)

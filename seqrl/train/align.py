@@ -4,6 +4,9 @@ Two models of one kind differ in shape where their data do: other fields in a st
 A width alone says nothing of what it is made of, so every such row or column gets a label made of what the tokenizer knows: the
 slot, the field by its name in the space, its shape, and which of its numbers or choices it is. What has the same label on both
 sides means the same. Weights without labels are compared by shape.
+
+Where several slots are one vector before the first matrix, its model says of which (``JOINED``: prefix of names -> ``numbers``,
+``pictures`` or ``action``). Such weights are taken where all of that is the same in the same order, and else not at all.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -70,6 +73,8 @@ class Names:
                 labels, codes = dims(made, own.spec), _codes(made)
                 self._dims[name, slot] = labels, codes
                 self._slots[f"{name}-{slot}" if name else slot] = labels, made.codec.vocab, (self._domain(name), slot, codes)
+        # What reads steps as vectors knows one domain.
+        self._parts = self._made_of(*next(iter(domains.items()))) if len(domains) == 1 else {}
         self._tables = self._ranged()
 
     def _domain(self, name: str) -> str:
@@ -80,6 +85,25 @@ class Names:
         parts = name.split(".")
         return ".".join(p.removeprefix(f"{self.only}-") if self.only else p for p in parts)
 
+    def joined(self, name: str) -> Hashable:
+        """What a parameter that reads or answers several slots as one vector is made of, in order; None of any other."""
+        known = getattr(type(self.model), "JOINED", {})
+        parts = next((parts for prefix, parts in known.items() if name.startswith(prefix)), ())
+        return tuple((part, self._parts[part]) for part in parts if part in self._parts) or None
+
+    def _made_of(self, domain: str, own: Tokenizer) -> dict[str, Hashable]:
+        """What a step is seen as, and acted: a vector of numbers, pictures by the name of their slot, an action."""
+        step = [slot.name for slot in own.layout.step]
+        seen = step[: step.index("action")] if "action" in step else step
+        pictures = [n for n in seen if own.slots[n].modality.kind == "image" and not own.slots[n].codec.vocab]
+
+        def told(slot: str) -> Hashable:
+            labels, codes = self._dims[domain, slot]
+            return slot, own.slots[slot].codec.vocab, tuple(labels), codes
+
+        numbers, action = tuple(told(n) for n in seen if n not in pictures), tuple(told(n) for n in step if n == "action")
+        return {"numbers": numbers, "pictures": tuple(pictures), "action": action}
+
     def axes(self, name: str, shape: Sequence[int]) -> list[dict[int, Labels]]:
         """Labels of a parameter's axes, as choices: each choice ``axis -> labels`` would do; the likeliest first."""
         if name in self._tables:
@@ -87,7 +111,8 @@ class Names:
         parts = name.split(".")
         if any(p in _NUMBERED for p in parts):
             return [{0: range(shape[0])}]
-        slot = next((self._slots[p] for p in parts if p in self._slots), None)
+        # Between a feature and what is said of a slot, nothing is numbered as the slot is.
+        slot = next((self._slots[p] for p in parts if p in self._slots), None) if "bodies" not in parts else None
         if slot is None:
             return []
         labels, vocab, what = slot

@@ -23,14 +23,15 @@ from seqrl.data.slots import TokensConfig
 from seqrl.report.folder import as_dict, read_json, read_yaml
 from seqrl.train.align import Names, domains_of
 from seqrl.train.check import FROM_DATA, strange_kinds
-from seqrl.train.recipe import Recipe
+from seqrl.train.recipe import Recipe, check_whole, waits
 
 Lineage = dict[str, Any]
 """``base_model``, ``revision``, ``step``, ``kind`` (full, frozen or lora), and the names of tensors by their fate: ``loaded``,
 ``resized``, ``new``; ``left`` are the bundle's own that were not taken."""
 
 # Settings that change what the same weights compute, or what they mean, and not their shapes.
-_MEANING = ("body", "heads", "activation", "norm", "groups", "classes", "latent", "gru", "time")
+_OF_LAYERS = ("body", "heads", "activation", "norm", "time", "gru", "squash", "decoder", "preset")
+_MEANING = (*_OF_LAYERS, "groups", "classes", "latent", "cosine")
 # Read only when weights are drawn, which they are not here.
 _SOURCES = ("base", "world", "domain")
 
@@ -44,7 +45,8 @@ def settle(recipe: Recipe) -> Recipe:
     """The recipe with everything it takes from the bundle written out: its commit, settings of the model, tokens.
 
     Raises:
-        UserError: there is no such bundle, its model is of another kind, or the recipe gives other settings.
+        UserError: there is no such bundle, its model is of another kind, or the recipe gives other settings, or what does not
+            go with the bundle's tokens.
     """
     folder, init = find(recipe), recipe.init
     raw = read_yaml(folder / "recipe.yaml")
@@ -57,12 +59,15 @@ def settle(recipe: Recipe) -> Recipe:
             "settings of the model, or begin with another"
         )
     update: dict[str, Any] = {"model": _model(recipe, folder)}
-    if recipe.tokens == TokensConfig() and recipe.world is None:
+    if waits(recipe):
         update["tokens"] = _tokens(raw, init.name)
-    if folder.parent.name == "snapshots":
+    if folder.parent.name == "snapshots" and not Path(init.name).exists():
         pinned = {"name": init.name.partition("@")[0], "revision": folder.name}
         update["init"] = init.model_copy(update=pinned)
-    return recipe.model_copy(update=update)
+    settled = Recipe.model_validate(dict(recipe.model_copy(update=update)))
+    if waits(recipe):
+        check_whole(settled, f"init: with the tokens of {init.name}")
+    return settled
 
 
 def _tokens(raw: Mapping[str, Any], name: str) -> TokensConfig:
@@ -102,11 +107,12 @@ def _shapes(kind: str, folder: Path, more: Mapping[str, Any]) -> dict[str, Any]:
     settings = {n: getattr(config, n) for n in kinds.settings(kind)} | dict(more)
     with torch.device("meta"):
         model = module.Model(module.Config(**settings))
-    return {n: t.shape for n, t in model.state_dict().items() if not _answers(n)}
+    return {n: t.shape for n, t in model.state_dict().items() if not n.startswith(_answers(model))}
 
 
-def _answers(name: str) -> bool:
-    return name.startswith(("heads.", "head."))
+def _answers(model: Any) -> tuple[str, ...]:
+    """Prefixes of the weights that a model answers with: those its class names, or what is called a head."""
+    return getattr(type(model), "ANSWERS", ("heads.", "head."))
 
 
 def lineage_of(checkpoint: Path) -> Lineage | None:
@@ -133,11 +139,13 @@ def fill(model: Any, tokenizer: Any, recipe: Recipe) -> Lineage:
     ours, theirs = Names(model, tokenizer, alone), Names(old, base.tokenizer, alone)
     there = {theirs.common(n): (n, t) for n, t in old.state_dict().items()}
     kept: dict[str, list[str]] = {"loaded": [], "resized": [], "new": []}
-    used = set()
+    used, anew = set(), _answers(model) if recipe.init.heads == "new" else ()
+    if recipe.init.heads == "new" and not any(n.startswith(anew) for n in weights):
+        raise RecipeError(f"init.heads: {type(model).__name__} has no heads to begin anew; leave it out")
     for name, tensor in weights.items():
         source = there.get(ours.common(name))
         lived_in = recipe.world is not None and name.startswith("world.")
-        if source is None or (recipe.init.heads == "new" and _answers(name)) or lived_in:
+        if source is None or name.startswith(anew) or lived_in or ours.joined(name) != theirs.joined(source[0]):
             kept["new"].append(name)
             continue
         fate = _take(tensor, source[1], ours.axes(name, tensor.shape), theirs.axes(source[0], source[1].shape))
@@ -152,13 +160,19 @@ def fill(model: Any, tokenizer: Any, recipe: Recipe) -> Lineage:
         raise RecipeError(f"init: nothing of {recipe.init.name} ({what}) fits this recipe's {mine}; begin without init")
     train = recipe.train
     return {
-        "base_model": recipe.init.name.removeprefix("hf://"),
+        "base_model": _public(recipe.init.name),
         "revision": recipe.init.revision,
         "step": base.metrics.get("step"),
         "kind": "lora" if train.lora else "frozen" if train.freeze else "full",
         **kept,
         "left": [n for n in old.state_dict() if n not in used],
     }
+
+
+def _public(name: str) -> str:
+    """What a bundle may say of where it comes from: of a place on this machine its last word alone."""
+    path = Path(name)
+    return path.name if path.is_absolute() or name.startswith("~") else name.removeprefix("hf://")
 
 
 def _take(new: Tensor, old: Tensor, ours: list[dict], theirs: list[dict]) -> str:

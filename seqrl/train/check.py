@@ -222,8 +222,12 @@ def _check_documents(raw: dict[str, Any], said: Callable[[Path_, str], None]) ->
             said(("train", "losses", name), f"train.losses: {message}")
 
 
-def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str) -> list[str]:
-    """One line for each clash between parts of a recipe that are fine by themselves; needs no data."""
+def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str, told: bool = True) -> list[str]:
+    """One line for each clash between parts of a recipe that are fine by themselves; needs no data.
+
+    Args:
+        told: whether the recipe's tokens are known already; without, only what has nothing to do with them is looked at.
+    """
     wrong: list[str] = []
     kind, tokens = str(raw["model"]["kind"]), raw.get("tokens") or {}
     sources, domains = raw["data"]["sources"], tokens.get("domains") or {}
@@ -233,6 +237,12 @@ def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str) ->
         spots = (place[:n] for n in range(len(place), 0, -1))
         wrong.append(f"{next((where[s] for s in spots if s in where), source)}: {message}")
 
+    _check_dreams(raw, said)
+    weights = [entry.get("weight") is not None for entry in sources]
+    if any(weights) and not all(weights):
+        said(("data", "sources", weights.index(False)), "data.sources: give every source a weight, or none")
+    if not told:
+        return wrong
     _check_documents(raw, said)
     if packed and pack is None:
         said(("model", "kind"), f"{kind} reads packed rows: give tokens.pack, the tokens in a row (such as 512)")
@@ -252,10 +262,6 @@ def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str) ->
                     ("tokens", "domains", name),
                     f"tokens.domains.{name}: no source has this domain{near} (there are: {', '.join(known)})",
                 )
-    _check_dreams(raw, said)
-    weights = [entry.get("weight") is not None for entry in sources]
-    if any(weights) and not all(weights):
-        said(("data", "sources", weights.index(False)), "data.sources: give every source a weight, or none")
     if tokens.get("documents"):
         # A layout says nothing of them.
         return wrong

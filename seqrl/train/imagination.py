@@ -37,6 +37,8 @@ def own_optimizer(model: Any, config: TrainConfig, how: ImaginationConfig) -> to
     """AdamW with groups for each part of the model; a group's ``part`` says whose it is, its ``share`` multiplies the rate."""
     groups = []
     for part, parameters in model.parts.items():
+        if not any(p.requires_grad for p in parameters):
+            continue
         share = how.critic_lr / config.lr if part == "critic" and how.critic_lr is not None else 1.0
         mine = torch.nn.ParameterList(parameters)
         groups += [
@@ -92,7 +94,7 @@ class DreamTrainer:
     def _clip(self) -> None:
         """Each part's gradient to the norm it may have, and summed over processes before that."""
         for part, parameters in self.bare.parts.items():
-            for p in parameters if self.engine.world > 1 else ():
+            for p in (p for p in parameters if p.requires_grad) if self.engine.world > 1 else ():
                 p.grad = self.engine.total(torch.zeros_like(p) if p.grad is None else p.grad)
             most = float("inf") if self.config.clip is None else self.config.clip
             self._norms[part] = torch.nn.utils.clip_grad_norm_(parameters, most, foreach=True)

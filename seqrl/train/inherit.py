@@ -10,6 +10,7 @@ from typing import Any
 from seqrl.data.dataset import clash
 from seqrl.data.documents_tokenizer import DocumentTokenizer
 from seqrl.data.mixture import Mixture
+from seqrl.data.slots import SlotCodec
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.train.align import dims
 
@@ -26,16 +27,35 @@ def inherit(made: Any, before: Any) -> tuple[Any, dict[str, str]]:
     """
     if isinstance(made, DocumentTokenizer):
         return _of_documents(made, before)
+    told = {}
+    for name, (own, theirs) in _pairs(made, before).items():
+        found = dict.fromkeys(own.slots, "new domain") if theirs is None else _slots(own, theirs)
+        told |= {f"{name}-{slot}" if name else slot: said for slot, said in found.items()}
+    return made, told
+
+
+def lend(made: Any, before: Any) -> None:
+    """Gives a tokenizer that is not fitted yet the trained encoders of another, where a slot's settings and spaces agree."""
+    for own, theirs in _pairs(made, before).values():
+        for name, slot in own.slots.items() if theirs else ():
+            other = theirs.slots.get(name)
+            if other and hasattr(other.codec, "tensors") and slot.config == other.config and _same(slot, other, own, theirs):
+                slot.codec.load_state(other.codec.state())
+                slot.codec.load_tensors(other.codec.tensors())
+
+
+def _pairs(made: Any, before: Any) -> dict[str, tuple[Tokenizer, Tokenizer | None]]:
+    """domain ("" for a plain tokenizer) -> ours, and theirs if there is one."""
     if isinstance(made, Mixture) and isinstance(before, Mixture):
-        told, single = {}, len(made.domains) == len(before.domains) == 1
-        for name, own in made.domains.items():
-            theirs = next(iter(before.domains.values())) if single else before.domains.get(name)
-            found = dict.fromkeys(own.slots, "new domain") if theirs is None else _slots(own, theirs)
-            told |= {f"{name}-{slot}": said for slot, said in found.items()}
-        return made, told
-    if isinstance(made, Tokenizer) and isinstance(before, Tokenizer):
-        return made, _slots(made, before)
-    return made, {}
+        if len(made.domains) == len(before.domains) == 1:
+            return {n: (own, next(iter(before.domains.values()))) for n, own in made.domains.items()}
+        return {n: (own, before.domains.get(n)) for n, own in made.domains.items()}
+    return {"": (made, before)} if isinstance(made, Tokenizer) and isinstance(before, Tokenizer) else {}
+
+
+def _same(ours: SlotCodec, theirs: SlotCodec, made: Tokenizer, before: Tokenizer) -> bool:
+    """Whether two slots are made of the same fields, of the same spaces."""
+    return ours.fields == theirs.fields and not any(_space(f, made, before) for f in ours.fields)
 
 
 def _of_documents(made: DocumentTokenizer, before: Any) -> tuple[Any, dict[str, str]]:
@@ -63,7 +83,7 @@ def _slot(name: str, made: Tokenizer, before: Tokenizer) -> str:
         if name in ("return", "reward") and getattr(made, key) != getattr(before, key):
             return f"another {key}"
     spaces = {f: s for f in ours.fields for s in [_space(f, made, before)] if s}
-    if ours.fields == theirs.fields and not spaces:
+    if _same(ours, theirs, made, before):
         ours.codec.load_state(theirs.codec.state())
         if hasattr(theirs.codec, "tensors"):
             ours.codec.load_tensors(theirs.codec.tensors())

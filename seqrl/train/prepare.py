@@ -22,7 +22,7 @@ from seqrl.data.slots import TokensConfig
 from seqrl.data.store import Progress
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.train import begin
-from seqrl.train.inherit import inherit
+from seqrl.train.inherit import inherit, lend
 from seqrl.train.progress import bar
 from seqrl.train.recipe import Recipe
 
@@ -108,16 +108,19 @@ def inherited(recipe: Recipe, data: Data, before: Any = None) -> tuple[Tokenizer
     Args:
         before: an earlier tokenizer of the run itself, whose statistics are kept instead.
     """
-    made, init = tokenizer_for(recipe, data), recipe.init
-    if init is None or recipe.tokens.fitted or recipe.world is not None or (init.statistics == "fit" and before is None):
-        return made, {}
-    if before is None:
-        before = read_tokenizer(begin.find(recipe) / "tokenizer.json")
-    return inherit(made, before)
+    init = recipe.init
+    if init is None or recipe.tokens.fitted or recipe.world is not None:
+        return tokenizer_for(recipe, data), {}
+    known = before or read_tokenizer(begin.find(recipe) / "tokenizer.json")
+    made = tokenizer_for(recipe, data, known)
+    return (made, {}) if init.statistics == "fit" and before is None else inherit(made, known)
 
 
-def tokenizer_for(recipe: Recipe, data: Data) -> Tokenizer | Mixture | DocumentTokenizer:
+def tokenizer_for(recipe: Recipe, data: Data, known: Any = None) -> Tokenizer | Mixture | DocumentTokenizer:
     """The tokenizer of a recipe: the fitted one it names, or one fitted on its data now.
+
+    Args:
+        known: another one, whose trained encoders are taken where slots are the same: their folders may be gone.
 
     Raises:
         RecipeError: recipe and data do not fit, or the named one was fitted on other spaces.
@@ -136,9 +139,11 @@ def tokenizer_for(recipe: Recipe, data: Data) -> Tokenizer | Mixture | DocumentT
         return _fitted(recipe, data)
     if isinstance(data, dict):
         made = Mixture.build(recipe.tokens, data)
+        lend(made, known)
         made.fit(data)
         return made
     made = Tokenizer(recipe.tokens, data.spec)
+    lend(made, known)
     fit(made, data)
     return made
 

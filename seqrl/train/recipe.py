@@ -173,6 +173,11 @@ class Recipe(Frozen):
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, allow_unicode=True)
 
 
+def waits(recipe: Recipe) -> bool:
+    """Whether a recipe gives no tokens because a bundle will: what must agree with them is looked at then (begin.settle)."""
+    return recipe.init is not None and recipe.world is None and recipe.tokens == TokensConfig()
+
+
 def parse(text: str, source: str, overrides: Sequence[str] = (), trust: bool = True) -> Recipe:
     """A recipe from its text.
 
@@ -200,7 +205,9 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), trust: bool = T
     wrong += check_sources((raw.get("data") or {}).get("sources"), where, source) if isinstance(raw.get("data"), dict) else []
     wrong += check_tokens(raw.get("tokens") or {}, where, source) if isinstance(raw.get("tokens", {}), dict) else []
     # Each part by itself first: of parts that are wrong nothing can be said together.
-    wrong = wrong or check_together(recipe.model_dump(), where, source) + _check_spread(raw, recipe, where, source)
+    if not wrong:
+        wrong = check_together(recipe.model_dump(), where, source, not waits(recipe))
+        wrong += _check_spread(raw, recipe, where, source)
     if wrong:
         raise RecipeError("\n".join(dict.fromkeys(wrong)))
     return recipe
@@ -213,7 +220,7 @@ def _check_spread(raw: dict[str, Any], recipe: Recipe, where: dict[Path_, str], 
         spots = (place[:n] for n in range(len(place), 0, -1))
         wrong.append(f"{next((where[s] for s in spots if s in where), source)}: {message}")
 
-    for check in (check_spread, check_tuning):
+    for check in (check_tuning,) if waits(recipe) else (check_spread, check_tuning):
         check(recipe.model_dump(), inhabits(str(recipe.model["kind"])), said)
     asked = (raw.get("train") or {}).get("steps")
     if recipe.stages and asked is not None and asked != recipe.train.steps:
@@ -221,6 +228,14 @@ def _check_spread(raw: dict[str, Any], recipe: Recipe, where: dict[Path_, str], 
         told = f"the stages take {each} = {recipe.train.steps:,}; leave it out, or make them agree"
         said(("train", "steps"), f"train.steps={asked:,}: {told}")
     return wrong
+
+
+def check_whole(recipe: Recipe, source: str) -> None:
+    """Raises RecipeError with every clash between parts of a recipe whose tokens came later; ``source`` begins each line."""
+    wrong = check_together(recipe.model_dump(), {}, source)
+    wrong += _check_spread({}, recipe, {}, source)
+    if wrong:
+        raise RecipeError("\n".join(dict.fromkeys(wrong)))
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:

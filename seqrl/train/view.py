@@ -20,7 +20,7 @@ from seqrl.data.tokenizer import Tokenizer
 from seqrl.data.windows import Windows
 from seqrl.remote.names import SCHEME, read_name
 from seqrl.train import recipe as recipes
-from seqrl.train.prepare import Data, open_data, tokenizer_for
+from seqrl.train.prepare import Data, inherited, open_data, settled
 from seqrl.train.recipe import Recipe
 
 
@@ -128,7 +128,7 @@ def look(name: str | Path, domain: str | None = None, progress: Progress | None 
         if fitted.packed != (recipe.tokens.pack is not None):
             raise BundleError(f"{folder}: recipe.yaml and tokenizer.json do not belong together (only one packs rows)")
     else:
-        recipe, fitted = recipes.load(str(name)), None
+        recipe, fitted = settled(recipes.load(str(name))), None
     if domain is not None and recipe.tokens.pack is None:
         raise RecipeError(f"--domain {domain}: {name} has no domains, for it reads windows; leave --domain out")
     data = open_data(recipe, progress)
@@ -139,4 +139,4 @@ def look(name: str | Path, domain: str | None = None, progress: Progress | None 
         if domain is not None and domain not in known:
             raise RecipeError(f"--domain {domain}: no such domain{did_you_mean(domain, known)} (there are: {', '.join(known)})")
         domain = domain or known[0]
-    return View(recipe, data, fitted or tokenizer_for(recipe, data), domain or "")
+    return View(recipe, data, fitted or inherited(recipe, data)[0], domain or "")

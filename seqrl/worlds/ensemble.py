@@ -104,6 +104,8 @@ class Ensemble(PreTrainedModel):
     config_class = EnsembleConfig
     base_model_prefix = "layers"
     main_input_name = "batch"
+    ANSWERS = ("out.", "outcomes.")
+    JOINED = {"layers.0.": ("numbers", "action"), "out.": ("numbers",)}
     differentiable = True
 
     def __init__(self, config: EnsembleConfig) -> None:

@@ -155,6 +155,13 @@ class RSSM(PreTrainedModel):
     config_class = RSSMConfig
     base_model_prefix = "core"
     main_input_name = "batch"
+    ANSWERS = ("screens.outs.", "outcomes.")
+    JOINED = {
+        "sensors.numbers.layers.0.": ("numbers",),
+        "sensors.out.": ("pictures",),
+        "core.cell.action.": ("action",),
+        "members.inner.": ("action",),
+    }
     differentiable = True
 
     def __init__(self, config: RSSMConfig) -> None:

@@ -152,6 +152,8 @@ class TSSM(PreTrainedModel):
     config_class = TSSMConfig
     base_model_prefix = "trunk"
     main_input_name = "batch"
+    ANSWERS = ("screens.outs.", "outcomes.")
+    JOINED = {"sensors.numbers.layers.0.": ("numbers",), "sensors.out.": ("pictures",), "token.layers.0.": ("action",)}
     _no_split_modules = ["Block"]
     differentiable = False
 

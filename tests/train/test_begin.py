@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from seqrl import bundle
+from seqrl.cli import app
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
-from seqrl.core.errors import BundleError, RecipeError
+from seqrl.core.errors import BundleError, HubError, RecipeError
 from seqrl.data import dataset
-from seqrl.train import begin, checkpoint, metrics, prepare, run
+from seqrl.tokens import vq
+from seqrl.train import begin, checkpoint, metrics, prepare, run, view
 from seqrl.train import recipe as recipes
 from seqrl.train.signals import Interrupted
 
@@ -30,6 +32,8 @@ SMALL = {
     "heads: 2}; train.losses={state: 1, action: 1, reward: 1, return: 1}",
     "rssm": "tokens={context: 8, layout: state action > reward done}; model={kind: worlds.rssm, groups: 4, classes: 4, "
     "deter: 16, hidden: 16, layers: 1}; train.losses={state: 1, reward: 1, done: 1, dyn: 1, rep: 1}",
+    "ensemble": "tokens={context: 4, layout: state action > reward done}; model={kind: worlds.ensemble, members: 2, "
+    "width: 16}; train.losses={state: 1, reward: 1, done: 1}",
 }
 HOPS = """
 name: hops
@@ -83,6 +87,8 @@ def hops(home, monkeypatch):
         "same": Source("same", seen, {"move": 2}, at=3.0),
         "more": Source("more", {"height": 1, **seen}, {"grip": 1, "move": 2}, at=3.0),
         "other": Source("other", {"position": 4}, {"move": 5}),
+        "split": Source("split", {"position": 2, "velocity": 2}, {"move": 3}),
+        "four": Source("four", seen, {"move": 4}),
     }
     monkeypatch.setattr(dataset, "_source", lambda raw, i: sources[raw["id"]])
     return lambda *overrides: recipes.parse(HOPS, "hops.yaml", overrides)
@@ -173,7 +179,7 @@ def test_other_spaces_are_taken_field_by_field(hops, tmp_path, capsys):
     assert abs(codec.center[0] - 3.0) < 2
     run.start(recipe, tmp_path / "fine")
     said = capsys.readouterr().err
-    assert f"init      {out}, step 2: tensors {len(fates['loaded'])} loaded, 4 resized, 0 new, 0 left" in said
+    assert f"init      {out.name}, step 2: tensors {len(fates['loaded'])} loaded, 4 resized, 0 new, 0 left" in said
     assert "resized embed.slots.state.weight [16, 6]" in said
     assert "state kept in 5 of 6" in said
 
@@ -195,6 +201,42 @@ def test_fields_in_another_order_are_followed(hops, tmp_path):
     new = made.model.state_dict()["embed.slots.state.weight"]
     assert torch.equal(new, old["embed.slots.state.weight"][:, [2, 3, 4, 0, 1]])
     assert "embed.slots.state.weight" in made.lineage["loaded"]
+
+
+def world(which, *overrides):
+    """Overrides of ``hops`` for a small world of some kind."""
+    return [*SMALL[which].split("; "), *overrides]
+
+
+TURNED = "tokens.slots={state: {kind: vector, from: [velocity, position]}}"
+SEES = "sensors.numbers.layers.0"
+ROLES = {
+    "ensemble": ({"layers.0", "out"}, {"layers.0", "out"}),
+    "rssm": ({SEES}, {SEES, "core.cell.action.layers.0", "core.cell.action.norms.0"}),
+}
+
+
+@pytest.mark.parametrize("which", ROLES)
+def test_slots_that_are_one_vector_are_the_same_or_begin_anew(hops, tmp_path, which):
+    out = run.start(hops(*world(which)), tmp_path / "base").run
+    turned, split = (
+        {n.rpartition(".")[0] for n in begun(hops(*world(which, f"init={out}", other))).lineage["new"]}
+        for other in (TURNED, "data.sources.0.id=split")
+    )
+    # As wide in all as before, and every column means something else.
+    assert (turned, split) == ROLES[which]
+
+
+def test_what_a_world_answers_begins_anew(hops, tmp_path):
+    out = run.start(hops(*world("ensemble")), tmp_path / "base").run
+    made = begun(hops(*world("ensemble", f"init={out}", "init.heads=new")))
+    assert {n.partition(".")[0] for n in made.lineage["new"]} == {"out", "outcomes"}
+    assert made.lineage["new"] == made.lineage["left"]
+    # Another head is another answer, and not another model.
+    other = begun(hops(*world("ensemble", f"init={out}", "model.reward=twohot")))
+    assert "outcomes.reward.head.out.weight" in other.lineage["new"]
+    with pytest.raises(RecipeError, match=r"init\.heads: Linear has no heads to begin anew"):
+        begin.fill(torch.nn.Linear(3, 3), made.tokenizer, made.recipe)
 
 
 def test_heads_may_begin_anew(hops, tmp_path):
@@ -280,6 +322,94 @@ def test_a_head_of_another_kind_begins_anew(hops, tmp_path):
     out = run.start(hops(), tmp_path / "base").run
     made = begun(hops(f"init={out}", "model.head=gaussian"))
     assert made.lineage["new"] == ["heads.action.out.weight", "heads.action.out.bias"]
+    # Means and deviations of two numbers are as many rows as four numbers.
+    out = run.start(hops("model.head=gaussian"), tmp_path / "normal").run
+    made = begun(hops(f"init={out}", "model.head=tanh_mse", "data.sources.0.id=four"))
+    assert set(made.lineage["new"]) >= {"heads.action.out.weight", "heads.action.out.bias"}
+
+
+def test_settings_that_mean_otherwise_at_the_same_shapes_are_refused(hops, tmp_path):
+    tssm = "model={kind: worlds.tssm, width: 16, layers: 1, heads: 2, groups: 4, classes: 4, hidden: 16, head_layers: 1}"
+    recipe = ["tokens={context: 4, layout: state action > reward}", tssm, "train.losses={state: 1, reward: 1, kl: 1}"]
+    out = run.start(hops(*recipe), tmp_path / "base").run
+    for setting, was in (("squash=true", "squash=False"), ("decoder=latent", "decoder='feat'")):
+        with pytest.raises(RecipeError, match=f"has model.{was} "):
+            prepare.settled(hops(*recipe, f"init={out}", f"model.{setting}"))
+    assert {"cosine", "preset"} <= set(begin._MEANING)
+
+
+def test_a_folder_called_snapshots_is_no_repository(hops, tmp_path):
+    out = run.start(hops(), tmp_path / "base").run
+    mine = shutil.copytree(bundle.find(out), tmp_path / "snapshots" / "mine")
+    made = begun(hops(f"init={mine}"))
+    assert (made.recipe.init.name, made.recipe.init.revision) == (str(mine), None)
+    # Nobody else need know where it lay.
+    assert made.lineage["base_model"] == "mine"
+    assert [begin._public(n) for n in ("~/a/b", "runs/x", "hf://org/x")] == ["b", "runs/x", "org/x"]
+
+
+def test_an_encoder_need_not_be_there_any_more(hops, home, tmp_path, monkeypatch):
+    image, folder = Modality("image", (12, 12), "uint8"), tmp_path / "encoder"
+    folder.mkdir()
+    vq.tiny(folder, image)
+    source = Source("frames", {"image": 144}, {"move": 2})
+    source.spec = EpisodeSpec("frames", {"image": image}, source.spec.act)
+    for e in source.episodes:
+        e.obs["image"] = (e.obs["image"] > 0).astype(np.uint8).reshape(-1, 12, 12)
+    monkeypatch.setattr(dataset, "_source", lambda raw, i: source)
+    tokens = f"tokens={{context: 4, layout: image action, slots: {{image: {{kind: vq, encoder: {folder}}}}}}}"
+    out = run.start(hops(tokens), tmp_path / "base").run
+    shutil.rmtree(folder)
+    for statistics in ("keep", "fit"):
+        made = begun(hops("tokens={}", f"init={out}", f"init.statistics={statistics}"))
+        assert made.tokenizer.slots["image"].codec.state() == bundle.load(out).tokenizer.slots["image"].codec.state()
+        assert made.lineage["new"] == []
+    with pytest.raises(RecipeError, match="there is no such folder"):
+        begun(hops(tokens))
+
+
+BARE = """
+name: bare
+data: {sources: [{kind: minari, id: from, domain: middle}], held_out: 0.2}
+model: {kind: policies.gato}
+train: {steps: 1, batch: 4, device: cpu, losses: {state: 1, action: 1}, validate_windows: 4}
+evaluate: {at_end: false, domains: {middle: {play: false}}}
+"""
+
+
+def test_what_hangs_on_tokens_is_checked_when_they_are_known(hops, tmp_path, capsys, monkeypatch):
+    out = run.start(recipes.parse(PACKED, "packed.yaml"), tmp_path / "base").run
+    made = prepare.settled(recipes.parse(BARE, "bare.yaml", [f"init={out}"]))
+    assert (made.tokens.pack, made.tokens.layout, made.model["width"]) == (48, "state separator action", 16)
+    with pytest.raises(RecipeError, match="no layout has a slot 'reward'"):
+        prepare.settled(recipes.parse(BARE, "bare.yaml", [f"init={out}", "train.losses={reward: 1}"]))
+    with pytest.raises(RecipeError, match="give tokens.pack"):
+        recipes.parse(BARE, "bare.yaml")
+    (tmp_path / "bare.yaml").write_text(BARE)
+    capsys.readouterr()
+
+    def check(name):
+        with pytest.raises(SystemExit) as left:
+            app.main(["check", str(tmp_path / "bare.yaml"), f"init={name}"])
+        said = capsys.readouterr()
+        return left.value.code or 0, said.out + said.err
+
+    code, said = check(out)
+    assert code == 0, said
+    assert "packed rows of 48 tokens" in said
+    assert "model.width=16" in said
+    code, said = check(tmp_path / "nowhere")
+    assert (code, "nowhere: there is no such folder" in said) == (2, True)
+
+    def unreachable(repo):
+        raise HubError(f"{repo}: no network")
+
+    monkeypatch.setattr(bundle, "_fetch", unreachable)
+    code, said = check("hf://some/body")
+    assert (code, "hf://some/body: cannot be had now" in said) == (0, True), said
+    # What is looked at is what would be trained.
+    (tmp_path / "fine.yaml").write_text(BARE + f"init: {out}\n")
+    assert view.look(tmp_path / "fine.yaml").tokenizer.config.pack == 48
 
 
 def test_nothing_that_fits_is_an_error_that_names_both(hops, tmp_path):
@@ -318,7 +448,7 @@ def test_lineage_stays_and_the_bundle_is_not_read_again(hops, tmp_path, monkeypa
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
     found = [told(c) for c in sorted((tmp_path / "broken" / "checkpoints").glob("step-*"))]
     assert found == [told(straight)] * 4
-    assert (found[0]["base_model"], found[0]["kind"], found[0]["step"], found[0]["revision"]) == (str(out), "full", 2, None)
+    assert [found[0][k] for k in ("base_model", "kind", "step", "revision")] == [out.name, "full", 2, None]
     assert metrics.read(straight / "metrics.jsonl")[-1]["step"] == 4
 
 
@@ -334,6 +464,14 @@ def test_what_lives_in_a_world_takes_that_from_its_own_run(cartpole, tmp_path):
     assert made.lineage["new"] == []
     assert all(torch.equal(ours[n], its[n.removeprefix("world.")] if n.startswith("world.") else t) for n, t in theirs.items())
     assert {n for n in theirs if n.startswith("world.")} == set(made.lineage["left"])
+    anew = begun(small("decision", *lives, f"init={out}", "init.heads=new")).lineage["new"]
+    assert {n.rpartition(".out.")[0] for n in anew} == {"head", "critic.head", "slow.head"}
+    # A critic that stays as it is leaves an actor to train, and the other way round.
+    frozen = run.start(small("decision", *lives, f"init={out}", "train.freeze=['critic.*']"), tmp_path / "frozen").run
+    moved = {n.partition(".")[0] for n, t in weights(frozen).items() if not torch.equal(t, theirs[n])}
+    assert {"body", "head"} <= moved
+    assert "critic" not in moved
+    run.start(small("decision", *lives, f"init={out}", "train.freeze=['body.*', 'head.*']"), tmp_path / "still")
 
 
 def test_stages_begin_with_it_too(hops, tmp_path):
