@@ -115,7 +115,10 @@ def _entries(facts: Facts) -> str:
         if not targets or not known:
             continue
         best = max(targets, key=lambda t: float(t["normalized"]))
-        notes = f"normalised score; {best.get('episodes')} episodes; reference: {best.get('reference')}"
+        notes = (
+            f"normalised score; {best.get('episodes')} episodes; reference: {best.get('reference')}; "
+            "trained on the dataset of that id as it was on the publisher's machine"
+        )
         entries.append(
             EvalResultEntry(
                 dataset_id=f"farama-minari/{known[1]}",

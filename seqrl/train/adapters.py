@@ -55,6 +55,16 @@ def tune(model: nn.Module, config: TrainConfig, lineage: Mapping[str, Any] | Non
         add_adapters(model, config.lora, fresh, config.seed)
 
 
+def told(model: nn.Module, config: TrainConfig) -> str:
+    """What of a tuned model trains, in words; nothing where all of it does."""
+    if not config.freeze and not config.lora:
+        return ""
+    every, moving = ([p.numel() for p in model.parameters() if p.requires_grad or not some] for some in (False, True))
+    how = [f"LoRA of rank {config.lora.rank}"] if config.lora else []
+    how += [f"frozen: {', '.join(config.freeze)}"] if config.freeze else []
+    return f"training  {sum(moving):,} of {sum(every):,} numbers ({'; '.join(how)})"
+
+
 def add_adapters(model: nn.Module, config: LoraConfig, fresh: Sequence[str], seed: int) -> None:
     """Freezes a model but for pairs beside its matrices, in place.
 

@@ -211,7 +211,8 @@ def tell(lineage: Lineage, model: Any, statistics: Mapping[str, str]) -> None:
         if len(names) > _MOST:
             lines.append(f"  {fate:<8}and {len(names) - _MOST} more; metrics.json of the bundle names all")
     if statistics:
-        lines.append("  statistics: " + "; ".join(f"{slot} {said}" for slot, said in statistics.items()))
+        told = {slot: f"fitted anew ({said})" if said.startswith("other") else said for slot, said in statistics.items()}
+        lines.append("  statistics: " + "; ".join(f"{slot} {said}" for slot, said in told.items()))
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 

@@ -6,6 +6,7 @@
 """
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.rollout.evaluate import rehearse
 from seqrl.rollout.players import domains_of, plan
-from seqrl.train import begin, checkpoint, dreams, progress
-from seqrl.train.adapters import tune
+from seqrl.train import adapters, begin, checkpoint, dreams, progress
 from seqrl.train.check import inhabits
 from seqrl.train.clockwork import Clockwork, Outcome, restore, spread
 from seqrl.train.engine import Engine, bodies_of, span_of
@@ -238,7 +238,9 @@ def _stage(recipe: Recipe, out: Path, last: Path | None, engine: Engine, data: D
         if last is None:
             _rehearse_stages(recipe, model, engine)
         stretch(model, recipe.stages[span.number], now.tokens.pack)
-    tune(model, now.train, lineage)
+    adapters.tune(model, now.train, lineage)
+    if engine.main and (words := adapters.told(model, now.train)):
+        print(words, file=sys.stderr, flush=True)
     if state:
         # Before anything is dealt out; a stage begins with these, and with all else anew.
         model.load_state_dict({k.removeprefix("model/"): v for k, v in state.tensors.items() if k.startswith("model/")})
