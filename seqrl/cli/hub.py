@@ -39,7 +39,9 @@ def serve(
 
     hub.listener = tell
     with hub:
-        signal.signal(signal.SIGTERM, leave)
+        # Both: what a script starts in the background begins with Ctrl-C ignored.
+        for how in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(how, leave)
         typer.echo(f"export HF_ENDPOINT={hub.url}")
         for token, name in tokens.items():
             typer.echo(f"export HF_TOKEN={token}{f'   # {name}' if len(names) > 1 else ''}")

@@ -133,7 +133,7 @@ def test_a_run_and_its_bundle(recipe, home):
         (["data.sources.0.group='a b'"], "letters, digits"),
         (["data.sources.0.fields='[x'"], "data.sources.0.fields"),
         (["data.delayed=true"], "hold no returns"),
-        (["evaluate.at_end=true"], "is played nowhere; say evaluate: {at_end: false}"),
+        (["evaluate.at_end=true"], "is played nowhere; leave at_end and every out"),
     ],
 )
 def test_what_does_not_go_together_is_told(recipe, overrides, told):

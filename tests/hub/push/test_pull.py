@@ -48,7 +48,7 @@ def test_a_load_fetches_the_bundle_alone_and_asks_once_the_next_time(practice, p
 
 def test_a_newer_state_is_seen_and_an_older_one_stays(practice, published, elsewhere, run):
     seqrl.load(NAME)
-    newer = push(run / "checkpoints" / "step-00000002", NAME).commit
+    newer = push(run / "checkpoints" / "step-00000002", NAME, force=True).commit
     assert seqrl.load(NAME).path.name == newer
     assert seqrl.load(f"hf://{NAME}@step-3").path.name == published
     assert [seqrl.load(NAME, revision=r).metrics["step"] for r in (newer, published)] == [2, 3]
@@ -95,7 +95,7 @@ def test_a_pull_takes_the_place_of_nothing(practice, published, elsewhere, run):
         pull(NAME, elsewhere / "mine")
     (elsewhere / "empty").mkdir()
     pull(NAME, elsewhere / "empty")
-    push(run / "checkpoints" / "step-00000002", NAME)
+    push(run / "checkpoints" / "step-00000002", NAME, force=True)
     pull(NAME, elsewhere / "new" / "deep", "step-3")
     assert seqrl.load("empty").metrics["step"] == seqrl.load("new/deep").metrics["step"] == 3
     assert sorted(p.name for p in elsewhere.iterdir()) == ["empty", "mine", "new"]
