@@ -6,6 +6,9 @@ weights is what plays, so that a score after n steps is what a run of n steps wo
 weights, begun or not. To reach: the score that training from scratch ends with in half of its steps, and LoRA within 3 points
 of training all weights.
 
+With a constant rate scores jump by tens of points between evaluations; the table in recipes/RESULTS.md is of annealed runs,
+whose commands stand there.
+
 Runs are kept in a folder and gone on with: call it again until it draws. ``--only scratch --seeds 0`` trains one of them, and
 ``--draw`` only reads what is there.
 """

@@ -23,6 +23,7 @@ from seqrl.core import kinds
 from seqrl.core.errors import BundleError, HubError, RecipeError
 from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.tokenizer import Tokenizer
+from seqrl.remote.failures import NoRepositoryError
 from seqrl.remote.names import SCHEME, Repo, read_name
 
 FORMAT = 1
@@ -100,10 +101,8 @@ def find(name: str | Path, revision: str | None = None) -> Path:
         if repo and not path.parent.is_dir() and repo.id.partition("/")[0] not in _ALWAYS_HERE:
             try:
                 return _fetch(repo)
-            except HubError as e:
-                if "there is no" not in str(e):
-                    raise
-                raise type(e)(f"{e} (there is no folder {name} here either)") from e
+            except NoRepositoryError as e:
+                raise HubError(f"{e} (there is no folder {name} here either)") from e
         hint = f"; a repository of that name on the Hub would be hf://{name}" if repo else ""
         raise BundleError(f"{name}: there is no such folder; name a run (runs/x), one of its checkpoints, or a bundle{hint}")
     if (path / "recipe.yaml").is_file():

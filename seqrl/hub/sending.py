@@ -13,6 +13,7 @@ from typing import Any
 from seqrl.core.errors import HubError
 from seqrl.hub.difference import Change, compare
 from seqrl.remote.client import NoAnswerError, address, api, ask
+from seqrl.remote.failures import NoRepositoryError
 from seqrl.remote.names import Repo, read_name
 from seqrl.remote.state import State, state_of
 
@@ -34,14 +35,10 @@ def url(repo: Repo) -> str:
 
 def look(repo: Repo) -> State | None:
     """The repository as it is, or None where there is none that we may see."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
     try:
         return state_of(repo)
-    except HubError as e:
-        if isinstance(e.__cause__, RepositoryNotFoundError) and not isinstance(e.__cause__, GatedRepoError):
-            return None
-        raise
+    except NoRepositoryError:
+        return None
 
 
 def make(repo: Repo, private: bool) -> State:

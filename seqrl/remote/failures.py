@@ -23,6 +23,10 @@ class NoAnswerError(HubError):
     """No server answered: none can be reached, it is busy for long, or nobody may be asked. A copy kept here may do."""
 
 
+class NoRepositoryError(HubError):
+    """There is no such repository, or it is private and may not be seen, which a server tells alike."""
+
+
 def status(error: BaseException) -> int | None:
     """The HTTP status that an error, or one that caused it, came of; None where there was no answer."""
     for e in _chain(error):
@@ -89,7 +93,7 @@ def in_words(what: str, error: BaseException, repo: Repo | None, tries: int = 1)
     """The message for an error: what failed, why, and what to do."""
     from huggingface_hub import errors
 
-    name = str(repo) if repo else "the repository"
+    name, sort = str(repo) if repo else "the repository", HubError
     kinds = [type(e) for e in _chain(error)]
     code, often = status(error), f" ({tries} tries)" if tries > 1 else ""
     login = "log in with: hf auth login, or set HF_TOKEN"
@@ -106,6 +110,7 @@ def in_words(what: str, error: BaseException, repo: Repo | None, tries: int = 1)
     elif any_of(errors.RevisionNotFoundError):
         why = f"it has no revision '{repo.revision if repo else ''}' (branches, tags and commits count)"
     elif any_of(errors.RepositoryNotFoundError):
+        sort = NoRepositoryError
         why = f"there is no {name.partition('@')[0]} on {host()}, or it is private and "
         why += f"your token may not read it; look at the name, or {login}" if token() else f"no token is set; {login}"
     elif any_of(errors.RemoteEntryNotFoundError):
@@ -129,7 +134,7 @@ def in_words(what: str, error: BaseException, repo: Repo | None, tries: int = 1)
     else:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
     silent = passing(error) or any_of(errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
-    return (NoAnswerError if silent else HubError)(f"{what}: {why}")
+    return (NoAnswerError if silent else sort)(f"{what}: {why}")
 
 
 def _said(error: BaseException) -> str:
