@@ -24,12 +24,19 @@ __all__ = ["NoAnswerError", "address", "api", "ask", "calling", "endpoint", "not
 T = TypeVar("T")
 WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try."""
+PATIENCE = 300.0
+"""Seconds without a byte, to or from a Hub, after which a connection counts as lost."""
 
 
 def api() -> "HfApi":
     """A client of the endpoint and the token of this moment."""
     from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import get_session
 
+    session = get_session()
+    if session.timeout.read is None:
+        # The client would wait for ever for a server that accepts and then says nothing. Who set a limit keeps it.
+        session.timeout = PATIENCE
     if is_loopback():
         # A practice Hub has no Xet storage, and the client would insist on it: https only, and chunks in a store of their own.
         constants.HF_HUB_DISABLE_XET = True

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import close_session
 
 import seqrl
 from seqrl.core.errors import BundleError, HubError
 from seqrl.hub.pull import pull
 from seqrl.hub.push import push
+from seqrl.remote import client
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "me/tiny"
@@ -69,6 +71,17 @@ def test_a_server_that_stays_busy_is_a_message(practice, run, bare, waits, api, 
     assert waits == [1.0, 2.0, 4.0, 8.0]
     assert nothing_is_published(api, titles)
     assert push(run, NAME).tag == "step-3"
+
+
+def test_a_server_that_accepts_and_stalls(practice, run, bare, waits, titles, monkeypatch):
+    monkeypatch.setattr(client, "PATIENCE", 0.5)
+    # The client keeps one session, and with it the patience it was given.
+    close_session()
+    practice.fail("POST", "/commit/", [("slow", 3.0)])
+    assert push(run, NAME).tag == "step-3"
+    assert waits == [1.0]
+    assert titles().count("tiny, step 3") == 1
+    close_session()
 
 
 def test_a_connection_dropped_before_the_commit_arrived(practice, run, bare, waits, titles):
