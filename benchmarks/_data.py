@@ -69,15 +69,20 @@ class Synthetic:
         )
 
 
-def dataset(store: Store) -> Dataset:
-    """All episodes of a store to train on."""
-    return Dataset([store], DataConfig(sources=[{"kind": "minari", "id": "synthetic/hopper-v0"}], held_out=0))
+def dataset(store: Store, held_out: float = 0.0) -> Dataset:
+    """All episodes of a store to train on, or but for some."""
+    return Dataset([store], DataConfig(sources=[{"kind": "minari", "id": "synthetic/hopper-v0"}], held_out=held_out))
 
 
 def loader(steps: int, budget: float | None = None) -> Loader:
     """Our loader over the synthetic data; ``budget=0`` keeps them memory-mapped."""
     at_home()
-    data = dataset(prepare(Synthetic(steps)))
+    return loader_of(prepare(Synthetic(steps)), budget)
+
+
+def loader_of(store: Store, budget: float | None = None) -> Loader:
+    """Our loader over a store."""
+    data = dataset(store)
     tokenizer = Tokenizer(TokensConfig(context=CONTEXT, slots={"return": {"kind": "scale", "by": 1000.0}}), data.spec)
     fit(tokenizer, data)
     return Loader(data, tokenizer, "cpu", budget)

@@ -1,14 +1,16 @@
 """Writes a store: every column of a source, one row per observation, in a single Arrow record batch.
 
-The columns grow as flat files while episodes come in, so memory stays small however large the data are; at the end they are
-mapped and written side by side. Everything is checked on the way, whole episodes at a time: numbers that are none, and values
-outside the bounds the data itself declares. What is found wrong is told with its episode and step.
+The columns grow on disk while episodes come in (data/partial.py), so memory stays small however large the data are, and what
+stops a conversion costs it little. Everything is checked on the way, whole episodes at a time: numbers that are none, and
+values outside the bounds the data itself declares. What is found wrong is told with its episode and step.
 """
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +18,16 @@ import pyarrow as pa
 from seqrl.core.contracts import Source
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.errors import DataError
-from seqrl.sources._files import Progress
+from seqrl.data.gather import flush
+from seqrl.data.partial import STEPS, Partial, clear, put
+from seqrl.sources._files import Progress, one_at_a_time, why
 
 FORMAT = 1
 """Raised whenever the files change, so that an older cache is not misread but made anew."""
-STEPS, EPISODES, TEXTS, ABOUT = "steps.arrow", "episodes.arrow", "texts.json", "store.json"
+EPISODES, TEXTS, ABOUT = "episodes.arrow", "texts.json", "store.json"
+FACTS = {n: pa.int64() for n in ("row", "length")} | {"total": pa.float64(), "terminated": pa.uint8()}
+FACTS |= {"seed": pa.int64(), "index": pa.int64(), "info": pa.string()}
+"""The columns of ``episodes.arrow``."""
 TOLERANCE = 1e-4
 """How far an action may leave its bounds by rounding (data are often float32, environments float64)."""
 _FIXED = {"reward": "float32", "terminated": "uint8", "truncated": "uint8", "episode": "int32"}
@@ -33,85 +40,113 @@ def columns(spec: EpisodeSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {n: (disk.get(m.dtype, m.dtype), m.shape) for n, m in named.items()} | {n: (d, ()) for n, d in _FIXED.items()}
 
 
-def write_store(source: Source, folder: Path, fingerprint: str, progress: Progress | None = None) -> None:
-    """Fills the empty ``folder`` with the store of ``source``.
+def convert(source: Source, path: Path, fingerprint: str, progress: Progress | None = None) -> None:
+    """Makes the store of ``source`` at ``path``, or goes on where an interrupted conversion left off.
+
+    Call it under ``one_at_a_time(path)``. A source that has ``walk(first)`` (its episodes from that one on) and ``expected()``
+    (how many there are, as far as it knows) is read so, any other by ``len`` and ``episode(i)``.
 
     Raises:
-        DataError: no steps at all, a NaN or infinity, or a value outside its bounds.
+        DataError: no steps at all, a NaN or infinity, a value outside its bounds (nothing is left behind); or the disk is full
+            or cannot be written (what is converted is kept).
     """
-    spec, layout = source.spec, columns(source.spec)
-    raw = {name: folder / f"{k}.raw" for k, name in enumerate(layout)}
-    words: dict[str, dict[str, int]] = {}
-    episodes: list[tuple[int, int, float, int, int, int, str]] = []
-    rows = 0
-    files = {name: path.open("wb", buffering=1 << 20) for name, path in raw.items()}
+    folder = path.parent / f".{path.name}.partial"
+    partial = None
     try:
-        for i in range(len(source)):
-            episode = source.episode(i)
-            _check(spec, i, episode)
-            for name, values in _rows(i, episode, words).items():
-                _append(files[name], values, layout[name][0])
-            seed = episode.info.get("seed")
-            facts = json.dumps(dict(episode.info), sort_keys=True)
-            ended = int(len(episode) > 0 and episode.terminated[-1])
-            index = episode.id if isinstance(episode.id, int) else i
-            episodes.append((rows, len(episode), episode.total, ended, -1 if seed is None else int(seed), index, facts))
-            rows += len(episode) + 1
-            if progress:
-                progress(i + 1, len(source))
-    finally:
-        for file in files.values():
-            file.close()
-    steps = rows - len(episodes)
-    if not steps:
-        raise DataError(f"{spec.id} is empty: it has no steps")
-    batch = pa.record_batch({name: _mapped(raw[name], rows, *layout[name]) for name in layout})
-    _write(folder / STEPS, batch)
-    for path in raw.values():
-        path.unlink()
-    names = ("row", "length", "total", "terminated", "seed", "index", "info")
-    kinds = (pa.int64(), pa.int64(), pa.float64(), pa.uint8(), pa.int64(), pa.int64(), pa.string())
-    table = {n: pa.array(v, k) for n, v, k in zip(names, zip(*episodes, strict=True), kinds, strict=True)}
-    _write(folder / EPISODES, pa.record_batch(table))
-    (folder / TEXTS).write_text(json.dumps({name: list(known) for name, known in words.items()}), encoding="utf-8")
+        if not (folder / ABOUT).exists():
+            spec = source.spec
+            texts = [f"{part}.{n}" for part in ("obs", "act") for n, m in getattr(spec, part).items() if m.kind == "text"]
+            # Written by columns, so bounds and names that changed with seqrl itself begin anew as well.
+            about = {"store": FORMAT, "fingerprint": fingerprint, "spec": spec.to_json()}
+            partial = Partial(folder, columns(spec), texts, about)
+            if not partial.episodes:
+                _forget(spec.id, folder)
+            _fill(partial, source, progress)
+            _finish(partial, spec, fingerprint)
+        clear(folder)
+        flush(folder)
+        if path.exists():
+            shutil.rmtree(path)
+        folder.rename(path)
+        flush(path.parent)
+    except BaseException as e:
+        # Broken data stay broken; everything else may pass.
+        kept = partial.leave(keep=not isinstance(e, DataError)) if partial else 0
+        if isinstance(e, OSError):
+            said = f"{kept:,} episodes are kept, so doing it again goes on from there" if kept else "nothing was left behind"
+            raise DataError(f"{path}: could not be written: {why(e)}; {said}") from e
+        raise
+
+
+def _fill(partial: Partial, source: Source, progress: Progress | None) -> None:
+    """Adds the episodes that are not there yet."""
+    if partial.whole:
+        return
+    for episode in _episodes(source, partial.episodes):
+        i = partial.episodes
+        _check(source.spec, i, episode)
+        seed = episode.info.get("seed")
+        facts = {
+            "length": len(episode),
+            "total": episode.total,
+            "terminated": len(episode) > 0 and episode.terminated[-1],
+            "seed": -1 if seed is None else int(seed),
+            "index": episode.id if isinstance(episode.id, int) else i,
+        }
+        partial.add(_rows(i, episode, partial), facts, json.dumps(dict(episode.info), sort_keys=True))
+        if progress:
+            progress(i + 1, max(i + 1, source.expected() if hasattr(source, "expected") else len(source)))
+    if partial.rows == partial.episodes:
+        raise DataError(f"{source.spec.id} is empty: it has no steps")
+    partial.commit(whole=True)
+
+
+def _episodes(source: Source, first: int) -> Iterator[Episode]:
+    if hasattr(source, "walk"):
+        yield from source.walk(first)
+    else:
+        for i in range(first, len(source)):
+            yield source.episode(i)
+
+
+def _finish(partial: Partial, spec: EpisodeSpec, fingerprint: str) -> None:
+    """Makes the files of the store; the last one written, ``store.json``, says that all are there."""
+    folder, rows = partial.folder, partial.rows
+    partial.move()
+    facts, infos = partial.facts()
+    table = {n: pa.array(np.ascontiguousarray(facts[n]), kind) for n, kind in FACTS.items() if n != "info"}
+    with pa.OSFile(str(folder / EPISODES), "wb") as sink:
+        batch = pa.record_batch(table | {"info": infos})
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+    put(folder / TEXTS, json.dumps({name: list(known) for name, known in partial.words.items()}))
+    flush(folder / EPISODES)
     sizes = {name: (folder / name).stat().st_size for name in (STEPS, EPISODES, TEXTS)}
-    about = {"format": FORMAT, "fingerprint": fingerprint, "rows": rows, "steps": steps, "sizes": sizes, "spec": spec.to_json()}
-    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    about = {"format": FORMAT, "fingerprint": fingerprint, "rows": rows, "steps": rows - partial.episodes, "sizes": sizes}
+    put(folder / ABOUT, json.dumps(about | {"spec": spec.to_json()}))
 
 
-def _rows(i: int, episode: Episode, words: dict[str, dict[str, int]]) -> dict[str, np.ndarray]:
+def _forget(id: str, ours: Path) -> None:
+    """Removes interrupted conversions of other contents of the same dataset: nobody will go on with them."""
+    for folder in ours.parent.glob(".*.partial"):
+        if folder != ours and Partial.id(folder) == id:
+            # One that is under way in another process is locked.
+            with suppress(DataError), one_at_a_time(folder.parent / folder.name[1 : -len(".partial")], wait=False):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rows(i: int, episode: Episode, partial: Partial) -> dict[str, np.ndarray]:
     """The ``T + 1`` rows of an episode, column by column; the last has an observation, and zeros elsewhere."""
-    out = {f"obs.{n}": _numbers(f"obs.{n}", v, words) for n, v in episode.obs.items()}
-    ended = {f"act.{n}": _numbers(f"act.{n}", v, words) for n, v in episode.act.items()}
+
+    def numbers(name: str, values: np.ndarray) -> np.ndarray:
+        return partial.numbers(name, values) if name in partial.words else values
+
+    out = {f"obs.{n}": numbers(f"obs.{n}", v) for n, v in episode.obs.items()}
+    ended = {f"act.{n}": numbers(f"act.{n}", v) for n, v in episode.act.items()}
     ended |= {"reward": episode.rew, "terminated": episode.terminated, "truncated": episode.truncated}
     for name, values in ended.items():
         out[name] = np.concatenate([values, np.zeros_like(values, shape=(1, *values.shape[1:]))])
     return out | {"episode": np.full(len(episode) + 1, i)}
-
-
-def _numbers(name: str, values: np.ndarray, words: dict[str, dict[str, int]]) -> np.ndarray:
-    """Texts as numbers of a growing dictionary; other values as they are."""
-    if values.dtype.kind not in "UO":
-        return values
-    known = words.setdefault(name, {})
-    return np.array([known.setdefault(str(text), len(known)) for text in values], np.int32)
-
-
-def _append(file: BinaryIO, values: np.ndarray, dtype: str) -> None:
-    file.write(np.ascontiguousarray(values, dtype))
-
-
-def _mapped(path: Path, rows: int, dtype: str, shape: tuple[int, ...]) -> pa.Array:
-    """A raw file as an Arrow array, without reading it."""
-    kind, size = pa.from_numpy_dtype(dtype), int(np.prod(shape, dtype=np.int64))
-    content = pa.memory_map(str(path)).read_buffer() if path.stat().st_size else pa.py_buffer(b"")
-    flat = pa.Array.from_buffers(kind, rows * size, [None, content])
-    return flat if shape == () else pa.Array.from_buffers(pa.list_(kind, size), rows, [None], children=[flat])
-
-
-def _write(path: Path, batch: pa.RecordBatch) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
 
 
 def _check(spec: EpisodeSpec, i: int, episode: Episode) -> None:
@@ -180,5 +215,5 @@ def read_about(folder: Path) -> Mapping[str, Any]:
             if found != size:
                 raise DataError(f"{folder / name}: cut off ({found} of {size} bytes)")
         return about
-    except (OSError, ValueError, KeyError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as e:
         raise DataError(f"{folder}: not a store, or a broken one ({e})") from e

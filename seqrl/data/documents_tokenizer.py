@@ -219,8 +219,8 @@ class DocumentTokenizer:
                 made.codec.load_state(own["state"])
                 if hasattr(made.codec, "load_tensors"):
                     made.codec.load_tensors(below("frames", tensors or {}))
-        except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as e:
-            raise BundleError(f"{source}: this is no seqrl tokenizer ({type(e).__name__}: {e})") from e
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError, RecipeError, DataError) as e:
+            raise BundleError(f"{source}: this is no seqrl tokenizer ({type(e).__name__}: {str(e)[:1000]})") from e
         return made
 
 

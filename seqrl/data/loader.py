@@ -7,30 +7,44 @@ import numpy as np
 import torch
 
 from seqrl.core.stream import StreamBatch
+from seqrl.data.columns import last_rows
 from seqrl.data.dataset import Dataset
 from seqrl.data.slots import SlotCodec
-from seqrl.data.tables import Tables, last_rows, store_columns
+from seqrl.data.tables import Tables, store_columns
 from seqrl.data.tokenizer import Tokenizer, take_fields
 from seqrl.data.windows import Starts, Windows
 
+SAMPLE = 1 << 18
+"""Steps that codecs are fitted on where there are more than ``most``; a mean is then known to a 500th of a deviation."""
+
 
 def fit(tokenizer: Tokenizer, dataset: Dataset, most: int = 2_000_000) -> None:
-    """Fits the tokenizer on the training episodes' real steps (evenly thinned beyond ``most`` steps)."""
+    """Fits the tokenizer on the training episodes' real steps: all of them, or an even sample where there are too many."""
     names = {f for s in tokenizer.slots.values() for f in s.fields}
-    stride = max(1, -(-dataset.steps // most))
+    stride = 1 if dataset.steps <= most else -(-dataset.steps // min(SAMPLE, most))
     parts: list[dict[str, dict[str, np.ndarray]]] = []
     for i in range(len(dataset.stores)):
         here = dataset.train.pick(dataset.train.store == i)
-        first = np.repeat(here.row - dataset.first_row[i], here.length)
-        inner = np.arange(len(first)) - np.repeat(np.cumsum(here.length) - here.length, here.length)
-        rows = (first + inner)[::stride]
+        rows = _every(stride, here.row - dataset.first_row[i], here.length)
         columns, last = store_columns(dataset, i, names), last_rows(dataset.stores[i])[rows]
         shown = {n: _worth_seeing(s, columns, rows) for n, s in tokenizer.slots.items()}
         parts.append({n: take_fields(s, columns, rows[shown[n]], last[shown[n]]) for n, s in tokenizer.slots.items()})
-    columns = {n: {f: np.concatenate([p[n][f] for p in parts]) for f in s.fields} for n, s in tokenizer.slots.items()}
+    columns = {n: {f: _joined([p[n][f] for p in parts]) for f in s.fields} for n, s in tokenizer.slots.items()}
     config = dataset.config
     told = {n: getattr(config, n) for n in ("discount", "delayed", "termination_penalty")}
     tokenizer.fit(columns, asked_returns(dataset), **told)
+
+
+def _every(stride: int, row: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Every so many of the rows of episodes that begin at ``row`` and have ``length`` steps, ``(N,)``."""
+    until = np.cumsum(length)
+    step = np.arange(0, int(until[-1]) if len(until) else 0, stride)
+    episode = np.searchsorted(until, step, side="right")
+    return row[episode] + step - (until - length)[episode]
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _worth_seeing(slot: SlotCodec, columns: Mapping[str, Any], rows: np.ndarray) -> Any:

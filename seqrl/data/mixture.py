@@ -11,6 +11,7 @@ from typing import Any
 
 from seqrl.core.contracts import Ports
 from seqrl.core.errors import BundleError
+from seqrl.core.plain import read_json
 from seqrl.data.dataset import Dataset
 from seqrl.data.documents_tokenizer import DocumentTokenizer
 from seqrl.data.loader import fit
@@ -71,10 +72,10 @@ def read_tokenizer(path: Path, trust: bool = False) -> Tokenizer | Mixture | Doc
             ``trust`` is false, or the weights of an encoder it reads with are not whole.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise BundleError(f"{path.parent}: there is no {path.name} in it, so it is no seqrl bundle") from e
-    except (OSError, ValueError, RecursionError) as e:
+    except (OSError, ValueError) as e:
         raise BundleError(f"{path}: cannot be read: {e}") from e
     if not isinstance(raw, dict):
         raise BundleError(f"{path}: this is no seqrl tokenizer")

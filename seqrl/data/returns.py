@@ -16,13 +16,17 @@ class HasRows(Protocol):
     length: np.ndarray
 
 
-def returns_to_go(rewards: np.ndarray, episodes: HasRows, discount: float = 1.0) -> np.ndarray:
+def returns_to_go(
+    rewards: np.ndarray, episodes: HasRows, discount: float = 1.0, before: float = 0.0, most: int | None = None
+) -> np.ndarray:
     """Returns-to-go by row.
 
     Args:
         rewards: ``(rows,)``, zero in the last row of each episode.
         episodes: consecutive episodes that fill all rows, ``length + 1`` each.
         discount: g, in (0, 1].
+        before, most: the sum of all rewards in front and the most steps of any episode, where these episodes are some of many:
+            what comes out is then the same, to the last bit, as if all were given at once.
 
     Returns:
         ``(rows,)`` float32.
@@ -30,11 +34,11 @@ def returns_to_go(rewards: np.ndarray, episodes: HasRows, discount: float = 1.0)
     left = _rows_left(len(rewards), episodes)
     reward = rewards.astype(np.float64)
     if discount == 1.0:
-        until = np.cumsum(reward)
+        until = np.cumsum(np.concatenate([[before], reward]))[1:]
         end = np.arange(len(reward)) + left
         return (until[end] - until + reward).astype(np.float32)
     # Doubling: once every row holds the sum of its next k rewards, adding g^k times that of the row k further gives 2k.
-    span, most = 1, int(left.max(initial=0))
+    span, most = 1, int(left.max(initial=0)) if most is None else most
     while span <= most and discount**span > 0:
         ahead = np.where(left[:-span] >= span, reward[span:], 0.0)
         reward[:-span] += discount**span * ahead
@@ -42,12 +46,15 @@ def returns_to_go(rewards: np.ndarray, episodes: HasRows, discount: float = 1.0)
     return reward.astype(np.float32)
 
 
-def delayed_rewards(rewards: np.ndarray, episodes: HasRows) -> np.ndarray:
-    """The whole return of each episode at its last step, zero before (Chen et al. 2021, section 5.7); ``(rows,)`` float32."""
+def delayed_rewards(rewards: np.ndarray, episodes: HasRows, before: float = 0.0) -> np.ndarray:
+    """The whole return of each episode at its last step, zero before (Chen et al. 2021, section 5.7); ``(rows,)`` float32.
+
+    ``before`` as in ``returns_to_go``.
+    """
     out = np.zeros(len(rewards), np.float32)
     real = episodes.length > 0
     row, length = episodes.row[real], episodes.length[real]
-    until = np.concatenate([[0.0], np.cumsum(rewards, dtype=np.float64)])
+    until = np.cumsum(np.concatenate([[before], rewards]), dtype=np.float64)
     out[row + length - 1] = until[row + length] - until[row]
     return out
 

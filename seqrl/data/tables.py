@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from seqrl.data.columns import Terms, done, last_rows, returns, rewards
 from seqrl.data.dataset import Dataset
-from seqrl.data.returns import delayed_rewards, returns_to_go
 from seqrl.data.slots import COMPUTED
 from seqrl.data.store import Store
 from seqrl.data.tokenizer import Tokenizer, take_fields
 
 _BLOCK = 262_144
 """Numbers encoded at a time while the tables are made, in rows of a few tens; fewer rows where they are pictures."""
+
+_MOST = 2 << 30
+"""Bytes of tables in this machine's memory, at most."""
 
 
 class Texts:
@@ -56,15 +59,12 @@ class Rows:
 def store_columns(dataset: Dataset, i: int, names: set[str]) -> dict[str, Any]:
     """The raw fields of store ``i``, each ``(rows, *shape)``; computed ones included."""
     store: Store = dataset.stores[i]
-    reward = store.column("reward")
-    if dataset.config.termination_penalty:
-        reward = reward - np.float32(dataset.config.termination_penalty) * store.column("terminated")
-    if dataset.config.delayed:
-        reward = delayed_rewards(reward, store.episodes)
+    config = dataset.config
+    terms = Terms(config.discount, config.termination_penalty, config.delayed)
     made: dict[str, Callable[[], Any]] = {
-        "return": lambda: returns_to_go(reward, store.episodes, dataset.config.discount),
-        "reward": lambda: reward,
-        "done": lambda: store.column("terminated").astype(np.int64),
+        "return": lambda: returns(store, terms),
+        "reward": lambda: rewards(store, terms),
+        "done": lambda: done(store),
         "separator": lambda: Rows(store.rows),
     }
     spec = dataset.spec
@@ -77,12 +77,6 @@ def store_columns(dataset: Dataset, i: int, names: set[str]) -> dict[str, Any]:
     return {n: column(n) for n in sorted(names)}
 
 
-def last_rows(store: Store) -> np.ndarray:
-    """``(rows,)``: the last row with an action in each row's episode (its only row, where it has no steps)."""
-    e = store.episodes
-    return np.repeat(np.maximum(e.row + e.length - 1, e.row), e.length + 1)
-
-
 class Tables:
     """The encoded rows of one dataset, numbered through all its stores."""
 
@@ -90,7 +84,8 @@ class Tables:
         """
         Args:
             device: where the tables live when they fit.
-            budget: bytes they may take; None allows half of the memory that is free on ``device``.
+            budget: bytes they may take; None allows half of the memory that is free on ``device``, and in this machine's
+                memory two GiB at most: to make larger ones would take minutes, and others want memory as well.
         """
         self.dataset, self.tokenizer, self.device = dataset, tokenizer, torch.device(device)
         self.codecs = {n: s.codec for n, s in tokenizer.slots.items()}
@@ -99,8 +94,12 @@ class Tables:
         self._columns = [store_columns(dataset, i, names) for i in range(len(dataset.stores))]
         self._last = [last_rows(s) for s in dataset.stores]
         need = sum(c.width * np.dtype(c.dtype).itemsize for c in self.codecs.values()) * int(dataset.first_row[-1])
-        self.resident = need <= (_free_memory(self.device) / 2 if budget is None else budget)
+        self.resident = need <= (self._room() if budget is None else budget)
         self.tables = {d: self._table(d) for d in self.spans} if self.resident else {}
+
+    def _room(self) -> float:
+        room = _free_memory(self.device) / 2
+        return room if self.device.type == "cuda" else min(room, _MOST)
 
     def _lay_out(self, dtype: str) -> dict[str, tuple[int, int]]:
         """slot -> its span of columns in the table of a dtype."""
@@ -111,10 +110,9 @@ class Tables:
                 at += codec.width
         return spans
 
-    def _encode(self, name: str, i: int, rows: np.ndarray) -> np.ndarray:
-        """Slot ``name`` at rows of store ``i``."""
+    def _encode(self, name: str, i: int, rows: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Slot ``name`` at rows of store ``i``, whose episodes act for the last time in the rows ``last``."""
         slot = self.tokenizer.slots[name]
-        last = self._last[i][rows]
         # An episode's last row holds no action, and a zero need not be one: let it repeat the row before.
         acted = any(f in self.dataset.spec.act for f in slot.fields)
         return self.tokenizer.encode_slot(
@@ -126,16 +124,17 @@ class Tables:
         # A window near the very end reads past the last row: give it rows to read. They are padding, and never counted.
         rows = int(self.dataset.first_row[-1]) + (0 if self.tokenizer.packed else self.tokenizer.context)
         width = max(end for _, end in spans.values())
-        table = np.zeros((rows, width), dtype)
+        table = torch.zeros((rows, width), dtype=getattr(torch, dtype), device=self.device)
         block = max(1, _BLOCK * 32 // max(width, 32))
         for i, store in enumerate(self.dataset.stores):
             first = int(self.dataset.first_row[i])
             for name, (start, end) in spans.items():
                 # In blocks, for codecs compute in float64: a whole column of that may not fit beside the table.
                 for at in range(0, store.rows, block):
-                    part = self._encode(name, i, np.arange(at, min(at + block, store.rows)))
-                    table[first + at : first + at + len(part), start:end] = part
-        return torch.from_numpy(table).to(self.device)
+                    here = np.arange(at, min(at + block, store.rows))
+                    part = self._encode(name, i, here, self._last[i][here])
+                    table[first + at : first + at + len(part), start:end] = torch.from_numpy(part)
+        return table
 
     def windows(self, row: torch.Tensor, steps: int) -> dict[str, torch.Tensor]:
         """slot -> ``[B, steps, width]`` of the rows from ``row [B]`` on; only where the tables are resident.
@@ -171,8 +170,10 @@ class Tables:
         made: dict[str, np.ndarray] = {}
         for i in np.unique(store):
             here = np.flatnonzero(store == i)
+            rows = flat[here] - self.dataset.first_row[i]
+            last = self._last[i][rows]
             for name in slots:
-                part = self._encode(name, i, flat[here] - self.dataset.first_row[i])
+                part = self._encode(name, i, rows, last)
                 if len(here) == len(flat):
                     made[name] = part
                 else:

@@ -15,7 +15,7 @@ import numpy as np
 from seqrl.core import kinds
 from seqrl.core.contracts import Codec, Ports
 from seqrl.core.episode import Episode, EpisodeSpec
-from seqrl.core.errors import BundleError, RecipeError
+from seqrl.core.errors import BundleError, DataError, RecipeError
 from seqrl.core.layout import Layout
 from seqrl.core.stream import Stream
 from seqrl.data.slots import WINDOW, SlotCodec, TokensConfig, build_slots
@@ -294,7 +294,7 @@ class Tokenizer:
             BundleError: it was written by a newer seqrl, is incomplete, or names a codec that is not this house's and
                 ``trust`` is false: nothing a stranger's file names is imported.
         """
-        version = raw.get("version", 0)
+        version = raw.get("version", 0) if isinstance(raw, Mapping) else None
         # A vocabulary of the tokenizers library is JSON with a version as well, "1.0".
         if not isinstance(version, int):
             raise BundleError(f"{source}: this is no seqrl tokenizer (its version is {version!r})")
@@ -318,11 +318,13 @@ class Tokenizer:
                             f"name that ends in {ENDS}, beside it"
                         )
                     slot.codec.load_tensors(own)
-            made.returns = dict(raw["returns"])
+            made.returns = {str(k): float(v) for k, v in raw["returns"].items()}
             made.discount, made.delayed = float(raw["discount"]), bool(raw["delayed"])
             made.termination_penalty = float(raw.get("termination_penalty", 0.0))
-        except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as e:
-            raise BundleError(f"{source}: this is no seqrl tokenizer ({type(e).__name__}: {e})") from e
+            if not np.isfinite([*made.returns.values(), made.discount, made.termination_penalty]).all():
+                raise ValueError("returns, discount and termination_penalty are finite numbers")
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError, RecipeError, DataError) as e:
+            raise BundleError(f"{source}: this is no seqrl tokenizer ({type(e).__name__}: {str(e)[:1000]})") from e
         return made
 
     def save(self, folder: Path) -> None:

@@ -76,9 +76,9 @@ def fetch(
     folder = kept.cache(repo) / "snapshots" / state.commit
     missing = [f for f in chosen if not kept.is_verified(folder, f)]
     if missing:
-        _check_space(repo, folder, missing)
+        check_space(repo, folder, missing)
         for f in sorted(missing, key=lambda f: f.size):
-            _bring(repo.at(state.commit), f, folder)
+            bring(repo.at(state.commit), f, folder)
     kept.remember(repo, state, folder, chosen)
     return folder
 
@@ -96,8 +96,12 @@ def check_names(repo: Repo, names: Iterable[str]) -> None:
             raise HubError(f"{repo}: '{name}' and '{other}' cannot lie in one folder everywhere; nothing is fetched")
 
 
-def _bring(repo: Repo, file: RemoteFile, folder: Path) -> None:
-    """One file, fetched and verified; raises HubError where it is wrong twice."""
+def bring(repo: Repo, file: RemoteFile, folder: Path, own: bool = False) -> None:
+    """One file, fetched and verified; raises HubError where it is wrong twice.
+
+    Args:
+        folder: the folder of that commit in the cache; or, where ``own``, any other that the file is to lie in.
+    """
     from huggingface_hub import hf_hub_download
 
     client = api()
@@ -114,6 +118,7 @@ def _bring(repo: Repo, file: RemoteFile, folder: Path) -> None:
                 token=client.token,
                 etag_timeout=SECONDS,
                 library_name="seqrl",
+                **({"local_dir": folder} if own else {}),
             ),
             repo,
         )
@@ -127,7 +132,8 @@ def _bring(repo: Repo, file: RemoteFile, folder: Path) -> None:
     )
 
 
-def _check_space(repo: Repo, folder: Path, files: Sequence[RemoteFile]) -> None:
+def check_space(repo: Repo, folder: Path, files: Sequence[RemoteFile]) -> None:
+    """Raises HubError where files are larger than what is free."""
     there = next(p for p in folder.parents if p.exists())
     needed, free = sum(f.size for f in files), shutil.disk_usage(there).free
     if needed > free:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from seqrl.core.plain import read_json
 from seqrl.remote.names import Repo
 from seqrl.remote.state import RemoteFile, State, is_same
 
@@ -33,7 +34,7 @@ def _stamp(path: Path) -> list[int]:
 def _noted(folder: Path) -> tuple[list[str], dict[str, list[int]]]:
     """Of a commit's folder: all names the repository has there, and file -> size and time of change of what was verified."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads(_notes(folder).read_text(encoding="utf-8"))
+        found = read_json(_notes(folder).read_text(encoding="utf-8"))
         return list(found["names"]), dict(found["verified"])
     return [], {}
 

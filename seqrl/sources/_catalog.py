@@ -4,7 +4,6 @@ Ids are checked against Minari's own grammar before they become a path, so no id
 names is imported: its environment is handed on as plain JSON.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrl.core.errors import DataError, did_you_mean
+from seqrl.core.plain import read_json
 from seqrl.sources._files import datasets_home, why
 
 # Minari's own grammar, which leaves no room for '..', a leading '/' or a backslash. A namespace of one letter is none to it.
@@ -52,7 +52,7 @@ def metadata(id: str) -> dict[str, Any]:
     """
     path = datasets_home() / local_name(id) / "data" / "metadata.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("not an object")
         return found
@@ -63,7 +63,7 @@ def metadata(id: str) -> dict[str, Any]:
 def env_of(about: Mapping[str, Any], key: str = "env_spec") -> dict[str, Any] | None:
     """Which environment a dataset's metadata name, without the code paths in there that gymnasium would import."""
     try:
-        raw = json.loads(about[key])
+        raw = read_json(about[key])
         return {k: raw[k] for k in _WHICH_ENV if k in raw} | {"id": str(raw["id"])}
     except (TypeError, ValueError, KeyError):
         return None

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,15 +39,19 @@ def why(error: BaseException) -> str:
 
 
 @contextmanager
-def one_at_a_time(target: Path) -> Iterator[None]:
-    """Holds a lock between processes for the making of ``target``; a process that dies gives it back."""
+def one_at_a_time(target: Path, wait: bool = True) -> Iterator[None]:
+    """Holds a lock between processes for the making of ``target``; a process that dies gives it back.
+
+    Raises:
+        DataError: the cache cannot be written, or somebody else holds it and ``wait`` is false.
+    """
     from filelock import FileLock
 
     folder = cache_home() / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{_name_of(target)}.lock")
-        lock.acquire()
+        lock.acquire(blocking=wait)
     except OSError as e:
         raise DataError(f"{folder}: cannot be written ({why(e)}); set SEQRL_CACHE to a folder that can") from e
     try:
@@ -57,18 +61,15 @@ def one_at_a_time(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
+def whole_folder(target: Path) -> Iterator[Path]:
     """Gives a temporary folder that becomes ``target`` when the block ends well, and vanishes when it does not.
 
     Call it under ``one_at_a_time(target)``: what an earlier, killed writer of the same target left is removed first.
 
-    Args:
-        replace: whether a folder that is there may be removed for it.
-
     Raises:
         DataError: something is there already, or the disk is full or cannot be written; nothing is left behind.
     """
-    if target.exists() and not replace:
+    if target.exists():
         raise DataError(f"{target}: there is something at this place already")
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
     new_parents = [p for p in target.parents if not p.exists()]
@@ -80,8 +81,6 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
         yield temporary
         for path in (*(p for p in temporary.rglob("*") if p.is_file()), temporary):
             _flush(path)
-        if target.exists():
-            shutil.rmtree(target)
         temporary.rename(target)
     except BaseException as e:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -123,16 +122,27 @@ def digest(folder: Path, files: Sequence[Path]) -> str:
             known = json.loads(memo.read_text())
             if known["seen"] == seen:
                 return known["digest"]
-        total = hashlib.sha256()
-        for f in sorted(files):
-            with f.open("rb") as handle:
-                total.update(f"{f.relative_to(folder)}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+        total = joint_digest({str(f.relative_to(folder)): sha256(f) for f in files})
     except OSError as e:
         raise DataError(f"{folder}: cannot be read: {why(e)}") from e
     # A cache that cannot be written only means reading once more next time.
     with suppress(OSError):
         memo.parent.mkdir(parents=True, exist_ok=True)
         fresh = memo.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(json.dumps({"seen": seen, "digest": total.hexdigest()}))
+        fresh.write_text(json.dumps({"seen": seen, "digest": total}))
         fresh.replace(memo)
+    return total
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def joint_digest(digests: Mapping[str, str]) -> str:
+    """One digest of the names of several files and the sha256 of each."""
+    total = hashlib.sha256()
+    for name in sorted(digests, key=lambda n: Path(n).parts):
+        total.update(f"{name}\0{digests[name]}\n".encode())
     return total.hexdigest()

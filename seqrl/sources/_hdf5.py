@@ -5,10 +5,14 @@ be put together from arrays elsewhere (virtual). Reading such data would copy pr
 from there into whatever is shared, so they are refused before a byte of them is read.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 from seqrl.core.errors import DataError
+
+_SMALL, _MOST_PACKED = 64 << 20, 1100
+"""Bytes that an array may have anyway, and beyond that how many times what is stored: gzip packs zeros 1,032 times."""
 
 
 def open_file(path: Path) -> Any:
@@ -38,7 +42,8 @@ def array_in(file: Any, way: str) -> Any:
     """The low-level ``DatasetID`` of the array at ``way``, which costs less than half of an ``h5py.Dataset``.
 
     Raises:
-        DataError: the array lies outside the file. KeyError, TypeError: there is no array of this name.
+        DataError: the array lies outside the file, or is larger than what the file holds of it could become. KeyError,
+            TypeError: there is no array of this name.
     """
     from h5py import h5d
 
@@ -46,6 +51,11 @@ def array_in(file: Any, way: str) -> Any:
     made = found.get_create_plist()
     if made.get_layout() == h5d.VIRTUAL or made.get_external_count():
         raise DataError(f"{file.filename}: '{way}' keeps its values in another file, which is refused; {_FIX}")
+    # A file of a few kilobytes can declare an array of terabytes, of which it stores nothing: all of it would be made here.
+    wanted, kept = math.prod(found.shape or (0,)) * found.dtype.itemsize, found.get_storage_size()
+    if wanted > max(_SMALL, _MOST_PACKED * kept):
+        told = f"'{way}' says it has {wanted:,} bytes, and the file holds {kept:,} of it"
+        raise DataError(f"{file.filename}: {told}, which cannot be; fetch or make this dataset again")
     return found
 
 

@@ -7,7 +7,6 @@ opened here without it. What Minari would answer is the yardstick of the tests.
 """
 
 import io
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from seqrl.core.errors import DataError
+from seqrl.core.plain import read_json
 from seqrl.sources._files import why
 from seqrl.sources._hdf5 import array_in, open_file
 from seqrl.sources._spaces import Leaf
@@ -52,7 +52,7 @@ def _plainly(what: Path, i: int | None = None) -> Iterator[None]:
     """Turns the many ways in which a broken file shows into one DataError that names file and episode."""
     try:
         yield
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, IndexError) as e:
+    except (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, MemoryError) as e:
         where = f"{what}" if i is None else f"{what}: episode {i}"
         reason = why(e).strip("\"'")
         raise DataError(f"{where}: truncated or corrupt ({reason}); fetch or make this dataset again") from e
@@ -75,7 +75,7 @@ class Hdf5Reader:
         with _plainly(self.path, i):
             group = self._file[f"episode_{i}"]
             known = group.attrs.get("total_steps")
-            return int(group["rewards"].shape[0] if known is None else known)
+            return _count(group["rewards"].shape[0] if known is None else known)
 
     def read(self, i: int) -> Raw:
         with _plainly(self.path, i):
@@ -93,21 +93,34 @@ class Hdf5Reader:
         import h5py
 
         if leaf.modality.kind == "text":
-            return np.array(h5py.Dataset(array_in(self._file, path)).asstr()[()], dtype=np.str_)
+            return np.array(h5py.Dataset(self._array(path)).asstr()[()], dtype=np.str_)
         if self._jpeg and leaf.jpeg:
-            return _pictures(h5py.Dataset(array_in(self._file, path))[()])
+            return _pictures(h5py.Dataset(self._array(path))[()])
         return self._numbers(path)
+
+    def _array(self, path: str) -> Any:
+        found = array_in(self._file, path)
+        if not found.rank:
+            raise TypeError(f"{path} is a single value, a row a step was expected")
+        return found
 
     def _numbers(self, path: str) -> np.ndarray:
         from h5py import h5s
 
-        found = array_in(self._file, path)
-        if found.dtype.kind not in "biuf":
+        found = self._array(path)
+        if found.dtype.kind not in "biuf" or found.dtype.itemsize > 8:
             raise TypeError(f"{path} holds no numbers")
         out = np.empty(found.shape, found.dtype)
         if out.size:
             found.read(h5s.ALL, h5s.ALL, out)
         return out
+
+
+def _count(steps: Any) -> int:
+    """A number of steps that could be one; raises ValueError."""
+    if not 0 <= int(steps) <= 1 << 40:
+        raise ValueError(f"an episode of {str(steps)[:30]} steps")
+    return int(steps)
 
 
 def steps_to(leaf: Leaf) -> list[str]:
@@ -122,11 +135,11 @@ class ArrowReader:
         self._parts = (("observations", obs), ("actions", act))
 
     def _about(self, i: int) -> dict[str, Any]:
-        return json.loads((self.folder / str(i) / "metadata.json").read_text())
+        return read_json((self.folder / str(i) / "metadata.json").read_text(encoding="utf-8"))
 
     def length(self, i: int) -> int:
         with _plainly(self.folder, i):
-            return int(self._about(i)["total_steps"])
+            return _count(self._about(i)["total_steps"])
 
     def read(self, i: int) -> Raw:
         with _plainly(self.folder, i):
@@ -150,7 +163,11 @@ class ArrowReader:
             from pyarrow import parquet
 
             return pa.concat_tables([parquet.read_table(p, partitioning=None) for p in parts])
-        return pa.concat_tables([pa.ipc.open_file(pa.memory_map(str(p))).read_all() for p in parts])
+        found = [pa.ipc.open_file(pa.memory_map(str(p))).read_all() for p in parts]
+        for table in found:
+            # Arrow follows a wrong offset wherever it leads, and ends the process where lengths contradict each other.
+            table.validate(full=True)
+        return pa.concat_tables(found)
 
 
 def _descend(table: Any, root: str, leaf: Leaf | None) -> Any:

@@ -64,7 +64,11 @@ class Source:
         """Raises DataError where the file is missing, broken, empty or no D4RL file."""
         self.path = Path(config.path)
         self._env = config.env
-        if not self.path.is_file():
+        try:
+            there = self.path.is_file()
+        except OSError as e:
+            raise DataError(f"{str(self.path)[:80]}: there can be no such file ({why(e)})") from e
+        if not there:
             raise DataError(f"{self.path}: there is no such file")
 
     def fingerprint(self) -> str:
@@ -109,7 +113,7 @@ class Source:
         if not isinstance(file.get(name), h5py.Dataset):
             raise DataError(f"{self.path}: '{name}' is a group, an array was expected")
         array = h5py.Dataset(array_in(file, name))
-        if not array.ndim or array.dtype.kind not in "biuf":
+        if not array.ndim or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
             held = f"{array.dtype} of shape {array.shape}"
             raise DataError(f"{self.path}: '{name}' holds {held}, numbers with a row a step were expected")
         return array[()]

@@ -5,7 +5,6 @@ plain JSON for whoever makes environments. Lossless throughout; where a dataset 
 what the JPEG holds, and ``spec.about["jpeg"]`` says so.
 """
 
-import json
 import math
 from dataclasses import replace
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 from seqrl.core.config import Frozen
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.errors import DataError, did_you_mean
+from seqrl.core.plain import read_json
 from seqrl.sources import _remote, _write
 from seqrl.sources._catalog import FACTS, env_of, local_ids, local_name, metadata
 from seqrl.sources._files import datasets_home, digest, one_at_a_time, why
@@ -51,7 +51,10 @@ def tiny(folder: Path) -> Config:
 
 
 def _here(id: str) -> bool:
-    return (datasets_home() / id / "data").is_dir()
+    try:
+        return (datasets_home() / id / "data").is_dir()
+    except OSError as e:
+        raise DataError(f"'{id[:80]}': there can be no dataset of this name ({why(e)})") from e
 
 
 def find(id: str, download: bool) -> str:
@@ -91,7 +94,7 @@ class Source:
     @cached_property
     def _leaves(self) -> tuple[list[Leaf], list[Leaf]]:
         try:
-            obs, act = (json.loads(self._about[f"{k}_space"]) for k in ("observation", "action"))
+            obs, act = (read_json(self._about[f"{k}_space"]) for k in ("observation", "action"))
             return leaves(obs, "observation"), leaves(act, "action")
         except KeyError as e:
             raise DataError(f"{self.id}: its metadata has no {e}; load it with Minari and save it again") from e

@@ -3,11 +3,13 @@
 What is read comes from whoever published it, so nothing in it is executed, no path in it is followed, and the tables must be
 what ``spec.json`` says before a row of them is taken. A few kilobytes can repeat one value a billion times: what a row
 group takes in memory is reckoned before, and texts, whose length no schema says, lie in memory once until they are asked for.
+
+From the Hub the rows come part by part: one is read, the next is fetched meanwhile, and what was read is let go.
 """
 
 import json
+from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +20,11 @@ from seqrl.core.config import Frozen
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.errors import DataError
 from seqrl.sources import _parquet
-from seqrl.sources._files import digest, why
+from seqrl.sources._files import digest, joint_digest, sha256, why
+from seqrl.sources._published import SPEC_LIMIT, find
 
-# Bytes: of the JSON, and of a row group (or of an episode's texts) in memory.
-_SPEC_LIMIT, _GROUP_LIMIT, _GROUPS_KEPT = 64 << 20, 4 << 30, 2
+# Bytes of a row group (or of an episode's texts) in memory, and how many groups are.
+_GROUP_LIMIT, _GROUPS_KEPT = 4 << 30, 2
 
 
 class Config(Frozen):
@@ -30,6 +33,8 @@ class Config(Frozen):
     kind: Literal["parquet"] = "parquet"
     id: str
     """A folder, or a dataset's name on the Hub: ``org/name``, ``org/name@revision``, ``hf://datasets/org/name``."""
+    keep: bool = False
+    """Whether what was fetched from the Hub stays in its cache; otherwise each part goes once it is converted."""
 
 
 def tiny(folder: Path) -> Config:
@@ -54,36 +59,13 @@ def tiny(folder: Path) -> Config:
     return Config(id=str(target))
 
 
-def find(id: str) -> Path:
-    """The folder of a dataset; that of a name is brought into the cache.
-
-    Raises:
-        DataError: neither a folder nor a name. HubError: the Hub has none, or cannot be asked.
-    """
-    from seqrl.remote.names import SCHEME, read_name
-
-    folder = Path(id).expanduser()
-    if not id.startswith(SCHEME) and folder.is_dir():
-        return folder
-    repo = read_name(id)
-    local = not id.startswith(SCHEME) and Path(id.split("/")[0] or "/").expanduser().is_dir()
-    if repo is None or local:
-        known = f"; for a dataset on the Hub write hf://datasets/{id}" if repo else ", and no name on the Hub is like that"
-        raise DataError(f"{id}: there is no such folder{known}")
-    from seqrl.remote.download import fetch
-
-    def tables(names: Any) -> list[str]:
-        return [n for n in names if _parquet.STEPS.fullmatch(n) or _parquet.EPISODES.fullmatch(n)]
-
-    return fetch(replace(repo, kind="dataset"), [_parquet.SPEC], limits={_parquet.SPEC: _SPEC_LIMIT}, more=tables)
-
-
 class Source:
     """The episodes of one dataset in Parquet."""
 
     def __init__(self, config: Config) -> None:
         """Raises DataError where it is none, cut off, or contradicts itself."""
-        self.id, self.folder = config.id, find(config.id)
+        self.id = config.id
+        self.folder, self._shards = find(config.id, config.keep)
         about = self._read_about()
         try:
             self.spec = EpisodeSpec.from_json(about["spec"])
@@ -92,14 +74,16 @@ class Source:
         except Exception as e:
             # A stranger's JSON can be wrong in any way there is.
             raise DataError(f"{self.folder / _parquet.SPEC}: this is no spec of episodes ({type(e).__name__}: {why(e)})") from e
-        self._steps, self._tables = self._open("steps", self._schema), self._open("episodes", _parquet.episode_schema())
-        # (file, group in it, first row, rows) of every row group, in order.
+        self._parts, self._lists = self._named("steps"), self._named("episodes")
+        # (part, group in it, first row, rows) of every row group that is known, in order.
         self._groups: list[tuple[int, int, int, int]] = []
-        for f, file in enumerate(self._steps):
-            for g in range(file.metadata.num_row_groups):
-                start = self._groups[-1][2] + self._groups[-1][3] if self._groups else 0
-                self._groups.append((f, g, start, file.metadata.row_group(g).num_rows))
-        found = sum(g[3] for g in self._groups)
+        self._known = 0
+        self._open: dict[int, Any] = {}
+        self._noted = self._shards.noted() if self._shards else {}
+        while self._shards is None and self._known < len(self._parts):
+            self._learn()
+        self._tables = [self._file(self.folder / n, _parquet.episode_schema()) for n in self._lists]
+        found = self._rows_known if self._shards is None else rows
         listed = sum(file.metadata.num_rows for file in self._tables)
         # First by what the files say of themselves: the list of episodes is read whole.
         if not found == rows == steps + count or listed != count:
@@ -110,13 +94,13 @@ class Source:
             raise DataError(f"{self.id}: {found} rows, but its {len(lengths)} episodes have {starts[-1]}; {_AGAIN}")
         if not steps:
             raise DataError(f"{self.id} is empty: it has no steps")
-        self._starts, self.lengths = starts[:-1], lengths
+        self._starts, self.lengths, self._total = starts[:-1], lengths, rows
         self._kept: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
 
     def _read_about(self) -> dict[str, Any]:
         path = self.folder / _parquet.SPEC
         try:
-            if path.stat().st_size > _SPEC_LIMIT:
+            if path.stat().st_size > SPEC_LIMIT:
                 raise ValueError("too large")
             about = json.loads(path.read_text(encoding="utf-8"))
             form = about["format"]
@@ -126,35 +110,71 @@ class Source:
             raise DataError(f"{path}: written as format {form!r}, this seqrl reads {_parquet.FORMAT}; update seqrl")
         return about
 
-    def _open(self, what: str, schema: Any) -> list[Any]:
-        """The files of a table, each with the columns that are expected."""
+    def _named(self, what: str) -> list[str]:
+        """The names of the parts of a table, in order."""
+        pattern = _parquet.STEPS if what == "steps" else _parquet.EPISODES
+        if what == "steps" and self._shards is not None:
+            names = [f.path for f in self._shards.files]
+        else:
+            names = [f"{what}/{p.name}" for p in sorted((self.folder / what).glob("part-*.parquet"))]
+            names = [n for n in names if pattern.fullmatch(n)]
+        if names != [f"{what}/part-{k:05d}.parquet" for k in range(len(names))] or not names:
+            raise DataError(f"{self.folder / what}: a part is missing; {_AGAIN}")
+        return names
+
+    def _file(self, path: Path, schema: Any) -> Any:
+        """A file of a table, with the columns that are expected."""
         import pyarrow as pa
         from pyarrow import parquet
 
-        pattern = _parquet.STEPS if what == "steps" else _parquet.EPISODES
-        names = [f"{what}/{p.name}" for p in sorted((self.folder / what).glob("part-*.parquet"))]
-        names = [n for n in names if pattern.fullmatch(n)]
-        if names != [f"{what}/part-{k:05d}.parquet" for k in range(len(names))] or not names:
-            raise DataError(f"{self.folder / what}: a part is missing; {_AGAIN}")
-        self._files = [*getattr(self, "_files", []), *(self.folder / n for n in names)]
-        opened = []
         texts = [f.name for f in schema if pa.types.is_string(f.type)]
-        for name in names:
-            try:
-                about = parquet.read_metadata(self.folder / name, memory_map=True)
-                seen, big = about.schema.to_arrow_schema(), 0
-                same = seen.names == schema.names and all(a.type.equals(b.type) for a, b in zip(seen, schema, strict=True))
-                if same:
-                    big = max((_size(about.row_group(g), schema) for g in range(about.num_row_groups)), default=0)
-                    file = parquet.ParquetFile(self.folder / name, metadata=about, memory_map=True, read_dictionary=texts)
-            except Exception as e:
-                raise DataError(f"{self.folder / name}: cut off or broken ({why(e)}); {_AGAIN}") from e
-            if not same:
-                raise DataError(f"{self.folder / name}: its columns are not those that {_parquet.SPEC} promises; {_AGAIN}")
-            if big > _GROUP_LIMIT:
-                raise DataError(f"{self.folder / name}: a row group of {big:,} bytes; write it with smaller ones")
-            opened.append(file)
-        return opened
+        try:
+            about = parquet.read_metadata(path, memory_map=True)
+            seen, big = about.schema.to_arrow_schema(), 0
+            same = seen.names == schema.names and all(a.type.equals(b.type) for a, b in zip(seen, schema, strict=True))
+            if same:
+                big = max((_size(about.row_group(g), schema) for g in range(about.num_row_groups)), default=0)
+                file = parquet.ParquetFile(path, metadata=about, memory_map=True, read_dictionary=texts)
+        except Exception as e:
+            raise DataError(f"{path}: cut off or broken ({why(e)}); {_AGAIN}") from e
+        if not same:
+            raise DataError(f"{path}: its columns are not those that {_parquet.SPEC} promises; {_AGAIN}")
+        if big > _GROUP_LIMIT:
+            raise DataError(f"{path}: a row group of {big:,} bytes; write it with smaller ones")
+        return file
+
+    def _part(self, k: int) -> Any:
+        """Part ``k`` of the rows, opened; of those from the Hub only one is at a time."""
+        if k not in self._open:
+            if self._shards is not None:
+                self._open.clear()
+            path = self.folder / self._parts[k] if self._shards is None else self._shards.path(k)
+            self._open[k] = self._file(path, self._schema)
+        return self._open[k]
+
+    def _learn(self) -> None:
+        """Learns the row groups of the next part, without fetching one that an interrupted conversion was done with."""
+        k, name = self._known, self._parts[self._known]
+        counts = self._noted.get(name)
+        if not (isinstance(counts, list) and all(isinstance(c, int) and c >= 0 for c in counts)):
+            about = self._part(k).metadata
+            counts = [about.row_group(g).num_rows for g in range(about.num_row_groups)]
+            if self._shards is not None:
+                self._noted[name] = counts
+                self._shards.remember(self._noted)
+        for g, count in enumerate(counts):
+            self._groups.append((k, g, self._rows_known, count))
+        self._known += 1
+
+    @property
+    def _rows_known(self) -> int:
+        return self._groups[-1][2] + self._groups[-1][3] if self._groups else 0
+
+    def close(self) -> None:
+        """Lets go what was fetched only to be converted."""
+        self._open.clear()
+        if self._shards is not None:
+            self._shards.close()
 
     @cached_property
     def _episodes(self) -> dict[str, np.ndarray]:
@@ -171,7 +191,11 @@ class Source:
 
     def fingerprint(self) -> str:
         """Hex digest of the content; the same here and on the Hub."""
-        return digest(self.folder, [self.folder / _parquet.SPEC, *self._files])
+        here = [self.folder / n for n in (_parquet.SPEC, *self._lists)]
+        if self._shards is None:
+            return digest(self.folder, [*here, *(self.folder / n for n in self._parts)])
+        told = {f.path: str(f.sha256) for f in self._shards.files}
+        return joint_digest(told | {str(p.relative_to(self.folder)): sha256(p) for p in here})
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -191,11 +215,18 @@ class Source:
 
     def _rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Rows of ``steps``, over as many row groups as they lie in."""
+        while self._rows_known < stop and self._known < len(self._parts):
+            self._learn()
+        done = self._known == len(self._parts)
+        if self._rows_known < stop or (done and self._rows_known != self._total):
+            raise DataError(f"{self.id}: {self._rows_known} rows, but it says {self._total}; {_AGAIN}")
         pieces = []
-        for k, (_, _, first, count) in enumerate(self._groups):
-            if first < stop and start < first + count:
+        k = max(0, bisect_right(self._groups, start, key=lambda group: group[2]) - 1)
+        while k < len(self._groups) and (first := self._groups[k][2]) < stop:
+            if start < first + self._groups[k][3]:
                 group = self._group(k)
                 pieces.append({n: v[max(0, start - first) : stop - first] for n, v in group.items()})
+            k += 1
         rows = pieces[0] if len(pieces) == 1 else {n: np.concatenate([p[n] for p in pieces]) for n in pieces[0]}
         return {n: self._texts(v) if v.dtype == object else v for n, v in rows.items()}
 
@@ -209,13 +240,14 @@ class Source:
     def _group(self, k: int) -> dict[str, np.ndarray]:
         if k not in self._kept:
             f, g, _, count = self._groups[k]
+            part = self._part(f)
             try:
-                table = self._steps[f].read_row_group(g)
+                table = part.read_row_group(g)
                 known = {n: (m.dtype, m.shape) for n, (_, _, m) in _parquet.columns(self.spec).items()}
                 known |= {n: (d, ()) for n, d in _parquet.FLAGS.items()}
                 self._kept[k] = {n: _numpy(table[n], *kind, count) for n, kind in known.items()}
             except Exception as e:
-                raise DataError(f"{self._files[f]}: row group {g} cannot be read ({why(e)}); {_AGAIN}") from e
+                raise DataError(f"{self.folder / self._parts[f]}: row group {g} cannot be read ({why(e)}); {_AGAIN}") from e
             # Episodes are mostly read in order, and one may lie in two groups.
             while len(self._kept) > _GROUPS_KEPT:
                 self._kept.popitem(last=False)

@@ -1,6 +1,7 @@
 """The store: lossless, mapped, made once however many want it, made anew when it is broken, and frank about bad data."""
 
 import dataclasses
+import json
 import os
 import pickle
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.errors import DataError
-from seqrl.data import convert
+from seqrl.data import convert, partial
 from seqrl.data.store import Store, prepare
 from seqrl.sources import _files, minari
 
@@ -186,6 +187,44 @@ def test_two_processes_at_once_share_the_work(home):
     assert folders(home) == [said[0][0]]
 
 
+def swap(path, **columns):
+    """The Arrow file with other columns in place of those it has."""
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(path.read_bytes()) as stream:
+        batch = stream.read_next_batch()
+    batch = pa.record_batch({n: columns.get(n, batch[n]) for n in batch.schema.names})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    about = json.loads((path.parent / convert.ABOUT).read_text())
+    about["sizes"][path.name] = path.stat().st_size
+    (path.parent / convert.ABOUT).write_text(json.dumps(about))
+
+
+def test_what_a_store_says_of_itself_is_not_believed(home, memory):
+    import pyarrow as pa
+
+    source = memory((5, 6))
+    path = prepare(source).path
+    for wrong in ({"row": [0, 7]}, {"row": [0, 1 << 60]}, {"length": [-1, 13]}, {"length": [6, 6]}):
+        swap(path / convert.EPISODES, **{n: pa.array(v, pa.int64()) for n, v in wrong.items()})
+        with pytest.raises(DataError, match="its episodes are not its rows"):
+            Store(path)
+        assert prepare(source).episodes.row.tolist() == [0, 6]
+    swap(path / convert.STEPS, reward=pa.array([0.0] * 13, pa.float64()))
+    with pytest.raises(DataError, match="other columns than its spec says"):
+        Store(path)
+    for about in ("[]", "{}", '{"sizes": 1}', '{"sizes": {}, "format": 1}', "[" * 100_000):
+        (path / convert.ABOUT).write_text(about)
+        with pytest.raises(DataError, match="not a store, or a broken one|written as format None"):
+            Store(path)
+    far = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1 << 30, 2], np.int32)), pa.py_buffer(b"{}"))
+    prepare(source)
+    swap(path / convert.EPISODES, info=far)
+    with pytest.raises(DataError, match="broken at episode 0"):
+        Store(path).episode(0)
+
+
 @pytest.mark.parametrize("what", ["cut", "longer", "gone", "no facts", "wrong facts"])
 def test_a_broken_store_is_made_anew(home, memory, same_episode, what):
     source = memory((50, 60))
@@ -221,10 +260,10 @@ def test_a_header_that_is_no_arrow_is_found_out(home, memory):
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device"), ValueError("odd")])
 def test_nothing_is_left_when_it_fails(home, memory, monkeypatch, failure):
-    def broken(file, values, dtype):
+    def broken(self, name, content):
         raise failure
 
-    monkeypatch.setattr(convert, "_append", broken)
+    monkeypatch.setattr(partial.Partial, "_append", broken)
     wanted = DataError if isinstance(failure, OSError) else type(failure) if isinstance(failure, Exception) else failure
     with pytest.raises(wanted) as told:
         prepare(memory())
@@ -254,13 +293,13 @@ except DataError as e:
     assert not (home / "datasets").exists()
 
 
-def test_what_a_killed_writer_left_is_cleared(home):
+def test_what_a_killed_writer_left_is_taken_up(home):
     config = minari.tiny(home)
     child = start(config.id)
     assert child.stdout.readline() == "converting\n"
     child.kill()
     child.communicate()
-    assert any(name.endswith(".tmp") for name in folders(home))
+    assert any(name.endswith(".partial") for name in folders(home))
     store = prepare(minari.Source(config))
     assert folders(home) == [store.path.name]
 
