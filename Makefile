@@ -6,13 +6,18 @@ STAMP := $(VENV)/.installed
 # One thread for tiny batches: with two, small operations wait for each other longer than they work.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint format clean
+.PHONY: demo test soak lint format clean
 
 demo: $(STAMP)
 	$(BIN)/seqrl demo
 
 test: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Hours of bad luck in minutes: runs killed everywhere and full disks, then a hundred thousand broken files for the readers.
+soak: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m tests.soak --points 72 --pairs 6
+	$(TEST_ENV) $(BIN)/python -m tests.fuzz --inputs 100000
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -66,39 +66,43 @@ def _begun(recipe: "Recipe") -> "tuple[Recipe, list[str]]":
 def train(
     words: Words = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME where not given.")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run; nothing else is needed.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with a run; engine=... goes on under another engine.")
+    ] = None,
 ) -> None:
     """Trains a recipe (a shelf name or a file) and evaluates it; or goes on with a run from its last checkpoint."""
     name, overrides = _split(words)
-    if resume is not None and (name or overrides or out):
-        raise UserError(f"--resume {resume} goes on with that run as it is; leave out {name or out or overrides[0]}")
+    if resume is not None and (name or out):
+        raise UserError(f"--resume {resume} goes on with that run as it is; leave out {name or out}")
     if resume is None and name is None:
         raise UserError("name a recipe (seqrl recipes ls) or a run to go on with (--resume DIR)")
-    recipe = _load(name, overrides) if name else _of_run(resume)
+    recipe = _load(name, overrides) if name else _of_run(resume, overrides)
     out = out or resume or Path("runs") / recipe.name
-    from seqrl.train import launch
+    from seqrl.train import around, launch
 
     if processes := launch.needed(recipe.engine):
         _spread(processes)
         return
     launch.watch_parent()
+    # What MPI and SLURM say is told in torch's words from here on.
+    around.started()
     with _one_of_several():
         from seqrl.train import run
 
-        outcome = run.resume(resume) if resume else run.start(recipe, out)
+        outcome = run.resume(resume, overrides) if resume else run.start(recipe, out)
         show_outcome(outcome)
         if outcome.main:
             typer.echo(_next(out))
 
 
-def _of_run(folder: Path) -> "Recipe":
+def _of_run(folder: Path, overrides: list[str]) -> "Recipe":
     from seqrl.core.config import read_text
     from seqrl.train import recipe as recipes
 
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: there is no run to go on with (no recipe.yaml in it)")
-    return recipes.parse(read_text(path), str(path))
+    return recipes.parse(read_text(path), str(path), overrides)
 
 
 def _spread(processes: int) -> None:

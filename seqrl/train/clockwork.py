@@ -1,14 +1,13 @@
 """The run under way: what is due around each step of the loop, in the order in which one thing needs another.
 
 Lines of metrics, looks at held-out episodes, evaluations (of what acts in the real environment, of what dreams on held-out
-episodes), checkpoints, a polite end. What it saves, ``restore`` puts back.
+episodes), checkpoints, a polite end. What it saves, train/reshard.py puts back.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from seqrl import bundle
 from seqrl.rollout.evaluate import Report, evaluate_all
@@ -16,13 +15,20 @@ from seqrl.rollout.fidelity import Fidelity
 from seqrl.rollout.result import to_json
 from seqrl.train import checkpoint, dreams, progress
 from seqrl.train.begin import Lineage
+from seqrl.train.disk import writing
 from seqrl.train.engine import Engine, Span
 from seqrl.train.finish import keep_reports
 from seqrl.train.loop import Clock, Trainer
 from seqrl.train.metrics import Metrics
 from seqrl.train.prepare import Data, fingerprints
 from seqrl.train.recipe import Recipe
-from seqrl.train.signals import Interrupted, politely
+from seqrl.train.reshard import spread
+from seqrl.train.signals import Interrupted, Stop, politely
+from seqrl.train.still import take
+from seqrl.train.writer import Posts, Writer
+
+_FAILED = 255
+"""Larger than any signal: where one process was asked to stop and another could not write, the latter is told."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +48,6 @@ class Outcome:
     def report(self) -> Report | None:
         """That of a plain model; None where there was no evaluation, or there are domains."""
         return self.reports.get("")
-
-
-def restore(trainer: Trainer, state: checkpoint.TrainerState) -> None:
-    """Puts back what ``Clockwork`` saved, but for the weights, which a model must have before they are dealt out."""
-    checkpoint.unpack_optimizer(trainer.optimizer, trainer.bare, state.tensors)
-    trainer.engine.place.restore(trainer.optimizer, state.tensors)
-    trainer.tally.restore(state.tensors, trainer.engine.device)
-    if trainer.average:
-        for name, weight in trainer.average.weights.items():
-            weight.copy_(state.tensors[f"average/{name}"])
 
 
 def _flat(reports: dict[str, Report]) -> dict[str, float]:
@@ -91,21 +87,34 @@ class Clockwork:
         self.latest: dict[str, float] = {}
         self.reports: dict[str, Report] = {}
         self.dreams: dict[str, Fidelity] = {}
-        self.metrics = Metrics(out, recipe.train.trackers, step) if engine.main else None
-        self.clock = Clock()
+        self.metrics = self._begin(step) if engine.main else None
+        self.clock, self.writer, self.saves = Clock(), Writer(), 0
+        # The same at every save, and not quickly said.
+        self.text, self.prints = recipe.dump(), fingerprints(data)
+
+    def _begin(self, step: int) -> Metrics:
+        """Puts the folder in order after whatever ended the run before."""
+        checkpoint.settle(self.out)
+        before = checkpoint.facts_of(self.out)
+        return Metrics(self.out, self.recipe.train.trackers, step, before.get("lines") if before.get("step") == step else None)
 
     def go(self) -> Outcome | None:
         """Trains to the end of its stage; what the run left, or None where another stage follows."""
         try:
             self._train()
+            self.writer.wait()
             if self.span.stop < self.recipe.train.steps:
                 return None
             if self.recipe.evaluate.at_end:
                 self._log(self.recipe.train.steps, self._play())
-                if self.engine.main and (last := checkpoint.last(self.out)):
+                if self.engine.main:
                     found = {"report": to_json(self.reports)} if self.reports else {}
                     found |= {"dream": dreams.to_json(self.dreams)} if self.dreams else {}
-                    bundle.add_metrics(last / "bundle", {**self.latest, **found})
+                    checkpoint.add_metrics(self.out, {**self.latest, **found})
+        except Exception:
+            # What is being written was sound when it was taken; but who waits for a process that is gone waits for nothing.
+            self.writer.let_finish(None if self.engine.world == 1 else 5.0)
+            raise
         finally:
             if self.metrics:
                 self.metrics.close()
@@ -119,18 +128,25 @@ class Clockwork:
         self.trainer.model.train()
         with politely() as stop, progress.bar("training", "step", quiet=not self.engine.main) as show:
             show(done, total)
-            asked = self.engine.agree(stop.signal)
+            asked = self._asked(stop)
             while done < stop_at and not asked:
                 self.trainer.step(done)
                 done += 1
                 self.clock.steps += 1
                 self._after(done, done == stop_at)
                 show(done, total, f"loss {self.latest['loss']:.4f}" if "loss" in self.latest else "")
-                asked = self.engine.agree(stop.signal)
+                asked = self._asked(stop)
+            if asked == _FAILED:
+                self.writer.wait()
             if done < total and asked:
                 self._save(done)
+                self.writer.wait()
                 how = f"stopped at step {done:,} of {total:,}; everything is saved. Go on with: seqrl train --resume {self.out}"
                 raise Interrupted(how, asked)
+
+    def _asked(self, stop: Stop) -> int:
+        """What all processes stop for, the same for all: a signal, or a checkpoint that one of them could not write."""
+        return self.engine.agree(_FAILED if self.writer.failed else stop.signal)
 
     def _after(self, done: int, over: bool) -> None:
         """What is due after ``done`` steps, in the order in which one thing needs another."""
@@ -155,6 +171,8 @@ class Clockwork:
 
     def _play(self) -> dict[str, float]:
         """Evaluates with the weights that would be published; the other processes wait."""
+        # Environments may start processes, and those should not begin in the middle of a write.
+        self.writer.wait()
         with self.trainer.published() as model:
             return self.engine.alone(lambda: self._evaluate(model)) or {}
 
@@ -178,41 +196,33 @@ class Clockwork:
     def _dream(self, model: Any) -> dict[str, float]:
         with progress.bar("dreaming", "excerpt") as show:
             self.dreams = dreams.judge_worlds(model, self.tokenizer, self.data, self.recipe.evaluate, show)
-        dreams.keep(self.out, self.dreams)
+        with writing(self.out / "dream.json"):
+            dreams.keep(self.out, self.dreams)
         return dreams.metrics(self.dreams)
 
     def _give_back(self, model: Any) -> dict[str, float]:
         return dreams.judge_encoder(model, self.tokenizer, self.data, self.out)
 
     def _save(self, step: int) -> None:
-        """A checkpoint, to which every process adds what it alone has."""
+        """Takes a checkpoint, to which every process adds what it alone has, and begins to write it."""
         self.trainer.check()
-        trainer, engine = self.trainer, self.engine
-        own = trainer.tally.tensors() | engine.place.shards(trainer.optimizer)
-        raw = {f"model/{n}": t for n, t in engine.place.weights(trainer.bare).items()}
-        if trainer.average:
-            raw |= {f"average/{n}": t.clone() for n, t in trainer.average.weights.items()}
-        with trainer.published() as model:
-            if engine.main:
-                self._write(step, model, raw | own)
-            else:
-                checkpoint.add(self.out, checkpoint.TrainerState(step, own, {}), engine.rank, engine.wait)
-        engine.wait()
+        # One at a time: a disk that is slower than the training holds it up here.
+        self.writer.wait()
+        engine, still = self.engine, take(self.trainer, self.engine)
+        self.saves += 1
+        posts = Posts(engine.company, f"{self.span.number}/{self.saves}")
+        if not engine.main:
+            state = checkpoint.TrainerState(step, still.tensors, {})
+            self.writer.begin(lambda: checkpoint.add(self.out, state, engine.rank, posts))
+            return
+        metrics, began = self.metrics, {"lineage": self.lineage} if self.lineage else {}
+        about = {"step": step, **self.latest, **began}
+        facts = {"data": self.prints, "lines": metrics.lines, **spread(engine)}
 
-    def _write(self, step: int, model: Any, tensors: dict[str, torch.Tensor]) -> None:
-        trainer, engine = self.trainer, self.engine
-        if engine.kind == "ddp":
-            tensors |= checkpoint.pack_optimizer(trainer.optimizer, trainer.bare)
-        facts = {"data": fingerprints(self.data), **spread(engine)}
+        def write() -> None:
+            metrics.flush()
+            state = checkpoint.TrainerState(step, still.tensors, facts)
+            save = partial(bundle.save, model=still.model, tokenizer=self.tokenizer, recipe=self.text, metrics=about)
+            checkpoint.save(self.out, state, save, self.recipe.train.keep, posts)
 
-        def write(folder: Path) -> None:
-            began = {"lineage": self.lineage} if self.lineage else {}
-            bundle.save(folder, model, self.tokenizer, self.recipe.dump(), {"step": step, **self.latest, **began})
-
-        state = checkpoint.TrainerState(step, tensors, facts)
-        checkpoint.save(self.out, state, write, self.recipe.train.keep, engine.wait)
-
-
-def spread(engine: Engine) -> dict[str, Any]:
-    """What a run can only go on with as it was: whose moments are where, and who drew which rows."""
-    return {"engine": engine.kind, "world": engine.world, "sequence": engine.how.sequence}
+        self.writer.begin(write)

@@ -20,8 +20,9 @@ from seqrl.context.layouts import ring_share
 from seqrl.context.mesh import Mesh
 from seqrl.context.stages import Span, at
 from seqrl.core.errors import RecipeError
+from seqrl.train.around import started
 from seqrl.train.plain import Plain
-from seqrl.train.processes import Company, join, started
+from seqrl.train.processes import Company, join
 from seqrl.train.settings import EngineConfig, StageConfig
 from seqrl.train.whole import bodies_of
 
@@ -82,6 +83,8 @@ class Engine:
         self.device, self.main = self.place.device, self.rank == 0
         self.company = Company(self.rank, self.world)
         self.exchange = Exchange(self.mesh.sequence_group) if self.how.sequence > 1 else None
+        self.sizes: Mapping[str, int] = {}
+        """How many numbers each parameter of the prepared model has, whole."""
         self._asked: Tensor | None = None
 
     def _place(self, chosen: str, precision: str, packed: bool) -> Any:
@@ -95,7 +98,7 @@ class Engine:
             return Fsdp(device, precision, self.world, self.rank)
         from seqrl.train.zero import Zero
 
-        return Zero(int(self.kind[-1]), device, precision, self.world, self.rank)
+        return Zero(int(self.kind[-1]), device, precision, self.world, self.rank, self.how.deepspeed)
 
     # ---- the model --------------------------------------------------------------------------------------------------
 
@@ -112,6 +115,7 @@ class Engine:
         """
         model.to(self.device)
         self._lengthen(model)
+        self.sizes = {name: p.numel() for name, p in model.named_parameters()}
         self.place.clip, self.place.pieces = clip, pieces
         return self.place.prepare(model, optimizer)
 

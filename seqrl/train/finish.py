@@ -1,7 +1,6 @@
 """What a run is given to look at when it is over: its scores, clips, the stream it read, and the page that shows them."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +16,10 @@ from seqrl.rollout.clip import record
 from seqrl.rollout.evaluate import EvalConfig, Report, config_for
 from seqrl.rollout.players import plan, players
 from seqrl.train import dreams
+from seqrl.train.disk import write_whole as write_whole
+from seqrl.train.disk import writing
 from seqrl.train.prepare import loader_for
 from seqrl.train.view import look
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it appears complete or not at all."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
 
 
 def keep_reports(run: Path, reports: Mapping[str, Report], others: bool = False) -> None:
@@ -103,7 +97,8 @@ def finish(run: Path) -> tuple[Path, list[str]]:
             _draw_streams(run)
         except UserError as e:
             missing.append(f"no drawing of the stream: {e}")
-    return write_report(run), missing
+    with writing(run / "report.html"):
+        return write_report(run), missing
 
 
 def _draw_streams(run: Path) -> None:

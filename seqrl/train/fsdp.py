@@ -4,7 +4,6 @@ Directly, and not by way of Accelerate, which on CPU makes DDP of it without a w
 gathered when it is computed; all that stands outside of blocks is one more.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from seqrl.core.errors import RecipeError
-from seqrl.train.whole import Whole, blocks_of, pack_moments, unpack_moments
+from seqrl.train.moments import STEP, Moments, names_of, parameters_of
+from seqrl.train.whole import Whole, blocks_of
 
 
 class Fsdp:
@@ -36,6 +36,7 @@ class Fsdp:
         fully_shard(whole, mesh=mesh, mp_policy=policy)
         if not isinstance(whole, FSDPModule) or not all(isinstance(p, DTensor) for p in model.parameters()):
             raise RecipeError("engine: fsdp is asked for, and some weights were not sharded")
+        self._names = names_of(model)
         return whole, optimizer(model)
 
     def backward(self, loss: Tensor, model: Any, last: bool) -> None:
@@ -63,17 +64,31 @@ class Fsdp:
         return found
 
     def shards(self, optimizer: Any) -> dict[str, Tensor]:
-        """This process's moments."""
-        return pack_moments(optimizer, _all(optimizer), lambda t: t.to_local() if isinstance(t, DTensor) else t)
+        """This process's pieces of the moments, and the steps if it is process 0; not copied."""
+        found = {}
+        for p in parameters_of(optimizer):
+            name = self._names[id(p)]
+            for key, value in optimizer.state.get(p, {}).items():
+                if key != STEP:
+                    found[f"shard/{key}/{name}"] = value.to_local().detach().flatten()
+                elif self.rank == 0:
+                    found[f"optimizer/{key}/{name}"] = value
+        return {n: t for n, t in found.items() if t.numel()}
 
-    def restore(self, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Puts ``shards`` back."""
+    def order(self, optimizer: Any) -> list[str]:
+        """The names of the optimiser's parameters, in its order."""
+        return [self._names[id(p)] for p in parameters_of(optimizer)]
 
-        def like(p: Tensor, saved: Tensor) -> Tensor:
-            return DTensor.from_local(saved.to(self.device), p.device_mesh, p.placements, shape=p.shape, stride=p.stride())
-
-        unpack_moments(optimizer, _all(optimizer), tensors, like)
-
-
-def _all(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
+    def restore(self, optimizer: Any, moments: Moments) -> None:
+        """Puts moments back, of each this process's rows."""
+        for p in parameters_of(optimizer):
+            name, local = self._names[id(p)], p.to_local()
+            rows = -(-len(p) // self.world)
+            start = min(self.rank * rows, len(p)) * (p.numel() // len(p))
+            for key in moments.of(name):
+                if key == STEP:
+                    optimizer.state[p][key] = moments.step(name).to(self.device)
+                    continue
+                mine = moments.piece(name, key, start, start + local.numel()).view(local.shape).to(self.device)
+                whole = {"shape": p.shape, "stride": p.stride()}
+                optimizer.state[p][key] = DTensor.from_local(mine, p.device_mesh, p.placements, **whole)

@@ -4,7 +4,6 @@ Nothing else in the house imports Accelerate.
 """
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from seqrl.core.errors import RecipeError
+from seqrl.train.moments import Moments, names_of, parameters_of, unpack_optimizer
 
 
 class Plain:
@@ -45,7 +45,7 @@ class Plain:
         """The wrapped model, and the optimiser; an earlier model is let go."""
         if self._busy:
             self.accelerator.free_memory()
-        self._busy = True
+        self._busy, self._names = True, names_of(model)
         made = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(model)
         model, made = self.accelerator.prepare(model, made)
         return model, made.optimizer
@@ -73,5 +73,10 @@ class Plain:
         """What of the optimiser only this process has: nothing."""
         return {}
 
-    def restore(self, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Puts ``shards`` back."""
+    def order(self, optimizer: Any) -> list[str]:
+        """The names of the optimiser's parameters, in its order."""
+        return [self._names[id(p)] for p in parameters_of(optimizer)]
+
+    def restore(self, optimizer: Any, moments: Moments) -> None:
+        """Puts moments back."""
+        unpack_optimizer(optimizer, self._names, moments)

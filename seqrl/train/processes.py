@@ -5,7 +5,6 @@ for fails, the store says whose life has stopped, and what a process said that e
 """
 
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from seqrl.core.errors import RecipeError, UserError
-from seqrl.train.settings import count_of
+from seqrl.train.around import started
 
 _BEAT = 1.0
 """Seconds between signs of life."""
@@ -29,29 +28,6 @@ class LostProcess(Exception):
     """Another process ended or does not answer; one message that names it."""
 
     exit_code = 1
-
-
-def started() -> int | None:
-    """How many processes were started around this one (by torchrun, accelerate, MPI or SLURM); None where nobody did.
-
-    What MPI and SLURM say is translated to the words that torch reads.
-    """
-    env = os.environ
-    if "WORLD_SIZE" in env and "RANK" in env:
-        return count_of("WORLD_SIZE", env["WORLD_SIZE"])
-    for size, rank, local in (
-        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
-        ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID"),
-        # Of a step, which srun makes: a batch script alone has the number of tasks, and is one process.
-        ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
-    ):
-        if count_of(size, env.get(size) or "1") > 1 and rank in env:
-            hosts = re.match(r"([^\[,]+)(?:\[(\d+))?", env.get("SLURM_STEP_NODELIST", "127.0.0.1"))
-            env.setdefault("MASTER_ADDR", "".join(hosts.groups("")) if hosts else "127.0.0.1")
-            env.setdefault("MASTER_PORT", str(20_000 + int(env.get("SLURM_JOB_ID", "0")) % 10_000))
-            env.update(WORLD_SIZE=env[size], RANK=env[rank], LOCAL_RANK=env.get(local, "0"))
-            return int(env[size])
-    return None
 
 
 def join(wanted: int | None, device: str, minutes: float) -> tuple[int, int]:
@@ -71,7 +47,8 @@ def join(wanted: int | None, device: str, minutes: float) -> tuple[int, int]:
     if wanted is not None and wanted != there:
         raise RecipeError(
             f"engine: {wanted} processes are asked for, and {there} {'is' if there == 1 else 'are'} running; "
-            "'seqrl train' in a plain shell starts them itself, torchrun with --nproc_per_node"
+            f"'seqrl train' in a plain shell starts them itself, torchrun with --nproc_per_node; engine.processes={there} "
+            "takes what there is"
         )
     if there == 1 and not dist.is_initialized():
         return 0, 1

@@ -7,6 +7,8 @@
 
 import copy
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,82 +16,62 @@ import torch
 
 from seqrl import bundle
 from seqrl.core import kinds
-from seqrl.core.errors import DataError, EnvError, RecipeError, UserError
+from seqrl.core.config import read_text
+from seqrl.core.errors import BundleError, EnvError, RecipeError, UserError
 from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.rollout.evaluate import rehearse
 from seqrl.rollout.players import domains_of, plan
 from seqrl.train import adapters, begin, checkpoint, dreams, progress
 from seqrl.train.check import inhabits
-from seqrl.train.clockwork import Clockwork, Outcome, restore, spread
+from seqrl.train.clockwork import Clockwork, Outcome
+from seqrl.train.disk import alone_in
 from seqrl.train.engine import Engine, bodies_of, span_of
 from seqrl.train.finish import write_whole
 from seqrl.train.imagination import DreamTrainer
 from seqrl.train.loop import Trainer
 from seqrl.train.optim import make_optimizer
-from seqrl.train.prepare import Data, fingerprints, inherited, loader_for, names, open_data, open_world, settled
+from seqrl.train.prepare import Data, inherited, loader_for, open_data, open_world, settled
 from seqrl.train.recipe import ImaginationConfig, Recipe, parse
+from seqrl.train.reshard import check_goes_on, check_same_run, restore
+from seqrl.train.saved import TrainerState
 from seqrl.train.settings import StageConfig
-
-# What may change between stopping and going on without changing what was already learnt.
-_FREE = (
-    "train.log_every",
-    "train.validate_every",
-    "train.validate_windows",
-    "train.save_every",
-    "train.keep",
-    "train.trackers",
-    "train.device",
-    "engine.timeout",
-    "engine.recompute",
-    "engine.chunk",
-)
 
 
 def start(recipe: Recipe, out: Path) -> Outcome:
     """Trains a recipe in a new folder; raises UserError where the folder already holds a run."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names the folder of the run")
+    _check_empty(out)
+    return _go(recipe, out, None, new=True)
+
+
+def _check_empty(out: Path) -> None:
     if (out / "recipe.yaml").exists():
         raise UserError(f"{out} already holds a run; go on with it: seqrl train --resume {out}, or choose another --out")
-    return _go(recipe, out, None)
 
 
-def resume(out: Path) -> Outcome:
+def resume(out: Path, overrides: Sequence[str] = ()) -> Outcome:
     """Goes on with a run from its last complete checkpoint (from the beginning, where it has none yet).
 
+    Args:
+        out: the run folder.
+        overrides: ``key=value`` words for its recipe: of what may change on the way, such as ``engine=fsdp``.
+
     Raises:
-        UserError: no run there, or its recipe.yaml was changed in a way that would not continue the same run.
+        UserError: no run there, or its recipe was changed in a way that would not continue the same run.
     """
     path = out / "recipe.yaml"
     if not path.is_file():
         raise UserError(f"{out}: there is no run to go on with (no recipe.yaml in it)")
-    recipe = parse(path.read_text(encoding="utf-8"), str(path))
-    last = checkpoint.last(out)
+    text = read_text(path)
+    recipe, last = parse(text, str(path), overrides), checkpoint.last(out)
+    if overrides:
+        check_same_run(recipe, parse(text, str(path)), f"{path} with {' '.join(overrides)}")
     if last is not None:
         before = last / "bundle" / "recipe.yaml"
-        _same_run(recipe, parse(before.read_text(encoding="utf-8"), str(before)), path)
+        check_same_run(recipe, parse(read_text(before), str(before)), str(path))
     return _go(recipe, out, last)
-
-
-def _flat(raw: Any, at: str = "") -> dict[str, Any]:
-    if isinstance(raw, dict) and raw:
-        return {k: v for key, value in raw.items() for k, v in _flat(value, f"{at}.{key}" if at else str(key)).items()}
-    return {at: raw}
-
-
-def _same_run(recipe: Recipe, before: Recipe, path: Path) -> None:
-    # Both parsed by this seqrl, so that a setting that came to be since then has its default on both sides.
-    old, new = (_flat(r.model_dump(mode="json")) for r in (before, recipe))
-    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and k not in _FREE and not k.startswith("evaluate.")]
-    if recipe.train.decay == "none" and new["train.steps"] > old["train.steps"]:
-        changed = [k for k in changed if k != "train.steps"]
-    if changed:
-        told = "\n".join(f"  {k}: was {old.get(k)!r}, is {new.get(k)!r}" for k in changed)
-        raise RecipeError(
-            f"{path}: the recipe was changed since the last checkpoint, so this would be another run:\n{told}\n"
-            "put it back, or start anew with --out"
-        )
 
 
 def build_model(recipe: Recipe, tokenizer: Tokenizer, seed: int, before: Path | None = None, length: int | None = None) -> Any:
@@ -180,44 +162,53 @@ def _rehearse_stages(recipe: Recipe, model: Any, engine: Engine) -> None:
         engine.check_rows(now.train.batch // share, now.tokens.pack)
 
 
-def _check_goes_on(out: Path, state: checkpoint.TrainerState, engine: Engine, data: Data) -> None:
-    """Raises UserError where a checkpoint is of other data, or of processes that had other parts of it."""
-    if state.facts["data"] != fingerprints(data):
-        changed = f"the data are not those this run began with ({names(data)} was changed)"
-        raise DataError(f"{out}: {changed}; start a new run with --out")
-    now = spread(engine)
-    # Runs of before engines had names were of DDP, or of one process.
-    was = {n: state.facts.get(n, {"engine": "ddp", "sequence": 1}.get(n)) for n in now}
-    if was != now:
-        told = ", ".join(f"{n} {was[n]} (now {now[n]})" for n in now if was[n] != now[n])
-        raise UserError(
-            f"{out}: its last checkpoint is of {told}; a run goes on only with the processes and the engine it was saved by. "
-            "Its weights are whole in its bundle, for use and for evaluation"
-        )
+@torch.no_grad()
+def _fill(model: Any, state: TrainerState) -> None:
+    """Puts a checkpoint's weights into a model, one at a time; raises BundleError where they are not its own."""
+    own = model.state_dict()
+    saved = [name.removeprefix("model/") for name in state.tensors if name.startswith("model/")]
+    if odd := sorted({*own} ^ {*saved}):
+        raise BundleError(f"the weights of the checkpoint and those of the model differ in {', '.join(odd[:5])}")
+    for name in saved:
+        if (found := state.tensors[f"model/{name}"]).shape != own[name].shape:
+            raise BundleError(
+                f"{name} has shape {tuple(found.shape)} in the checkpoint and {tuple(own[name].shape)} in the model"
+            )
+        own[name].copy_(found)
 
 
-def _go(recipe: Recipe, out: Path, last: Path | None) -> Outcome:
+def _go(recipe: Recipe, out: Path, last: Path | None, new: bool = False) -> Outcome:
     recipe = settled(recipe) if last is None else recipe
     config = recipe.train
     engine = Engine(config.device, config.precision, config.seed, recipe.tokens.pack is not None, recipe.engine)
-    with engine.company.watched():
+    with engine.company.watched(), alone_in(out) if engine.main else nullcontext():
+        if engine.main:
+            _look_again(out, last, new)
         with progress.bar("converting", "episode", quiet=not engine.main) as report:
             data = open_data(recipe, report)
-        outcome = None
-        while outcome is None:
+        while True:
             # Every stage begins as a run that goes on would, from the checkpoint that the one before left.
-            outcome = _stage(recipe, out, last, engine, data)
+            if (outcome := _stage(recipe, out, last, engine, data)) is not None:
+                break
             last = checkpoint.last(out)
         engine.wait()
     engine.company.part()
     return outcome
 
 
+def _look_again(out: Path, last: Path | None, new: bool) -> None:
+    """Raises UserError where another process was at work in the folder since it was looked at."""
+    if new:
+        _check_empty(out)
+    elif checkpoint.last(out) != last:
+        raise UserError(f"{out}: another process has gone on with this run in the meantime; look, and do the same again")
+
+
 def _stage(recipe: Recipe, out: Path, last: Path | None, engine: Engine, data: Data) -> Outcome | None:
     """Trains the stage that a checkpoint (none: the beginning) lies in, to its end; None where another one follows."""
     state = checkpoint.load(last, engine.rank) if last else None
     if state:
-        _check_goes_on(out, state, engine, data)
+        check_goes_on(out, state, engine, data)
     step = state.step if state else 0
     span = span_of(recipe.stages, step, recipe.train.steps)
     now, fresh = recipe.stage(span.number), step == span.first
@@ -243,7 +234,7 @@ def _stage(recipe: Recipe, out: Path, last: Path | None, engine: Engine, data: D
         print(words, file=sys.stderr, flush=True)
     if state:
         # Before anything is dealt out; a stage begins with these, and with all else anew.
-        model.load_state_dict({k.removeprefix("model/"): v for k, v in state.tensors.items() if k.startswith("model/")})
+        _fill(model, state)
     if dreams.dreams(recipe.model["kind"]) and (recipe.evaluate.every or recipe.evaluate.at_end):
         dreams.check_room(model, tokenizer, data, recipe.evaluate)
     loader = loader_for(now, data, tokenizer, engine.device)
@@ -252,7 +243,7 @@ def _stage(recipe: Recipe, out: Path, last: Path | None, engine: Engine, data: D
     else:
         trainer = Trainer(now.train, engine, model, lambda m: make_optimizer(m, now.train), loader, span.first)
     if state and not fresh:
-        restore(trainer, state)
+        restore(trainer, state, last)
     if engine.main:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "recipe.yaml", recipe.dump())

@@ -8,11 +8,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from seqrl.core import shelf
 from seqrl.core.config import Frozen, Path_, parse_yaml
 from seqrl.core.errors import RecipeError
+from seqrl.train import zero_check, zero_json
 
 SHARDED = ("zero2", "zero3", "fsdp")
 """Engines that deal out more than rows."""
@@ -37,6 +38,14 @@ class EngineConfig(Frozen):
     """Tokens that a feed-forward layer takes at a time; null takes all."""
     timeout: float = Field(10.0, gt=0, le=1_000_000)
     """Minutes until a process that waits for another gives up."""
+    deepspeed: dict[str, Any] | None = None
+    """Settings of DeepSpeed, or the JSON file that holds them; "auto" is as the recipe says, and the stage says the kind."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind(cls, raw: Any) -> Any:
+        stage = zero_json.stage_of(raw.get("deepspeed")) if isinstance(raw, dict) else None
+        return raw | {"kind": f"zero{stage}"} if stage in (2, 3) and raw.get("kind", "auto") == "auto" else raw
 
     @property
     def ring(self) -> bool:
@@ -83,20 +92,31 @@ def count_of(name: str, value: str) -> int:
 
 
 def spell_engine(raw: dict[str, Any], overrides: Sequence[str], where: Mapping[Path_, str]) -> tuple[dict[str, Any], list[str]]:
-    """A recipe and its overrides with a word for ``engine`` turned into the settings that it names on the shelf.
+    """A recipe and its overrides with words turned into what they name: a word for ``engine`` into the settings on the shelf, a
+    file for ``engine.deepspeed`` into what it holds. ``processes`` alone is ``engine.processes``.
 
     Raises:
-        RecipeError: the shelf has no such word.
+        RecipeError: the shelf has no such word, or there is no such file.
     """
     if isinstance(word := raw.get("engine"), str):
         raw = raw | {"engine": _shelved(word, where.get(("engine",), ""))}
-    spelled = []
-    for text in overrides:
-        key, _, word = text.partition("=")
-        named = key.removeprefix("--").strip() == "engine" and word.strip().isidentifier() and word.strip() != "null"
-        made = json.dumps(_shelved(word.strip(), f"command line '{text}'")) if named else ""
-        spelled.append(f"engine={made}" if named else text)
-    return raw, spelled
+    engine = raw.get("engine")
+    if isinstance(engine, dict) and isinstance(file := engine.get("deepspeed"), str):
+        place = where.get(("engine", "deepspeed"), "recipe")
+        raw = raw | {"engine": engine | {"deepspeed": zero_json.read(file, place, inside=True)}}
+    return raw, [_spelled(text) for text in overrides]
+
+
+def _spelled(text: str) -> str:
+    key, _, word = (part.strip() for part in text.removeprefix("--").partition("="))
+    place = f"command line '{text}'"
+    if key == "processes":
+        return f"engine.processes={word}"
+    if key == "engine" and word.isidentifier() and word != "null":
+        return f"engine={json.dumps(_shelved(word, place))}"
+    if key == "engine.deepspeed" and word not in ("", "null") and not word.startswith("{"):
+        return f"engine.deepspeed={json.dumps(zero_json.read(word, place, inside=False))}"
+    return text
 
 
 def _shelved(word: str, place: str) -> dict[str, Any]:
@@ -139,6 +159,12 @@ def check_spread(raw: Mapping[str, Any], inhabits: bool, said: Callable[[Path_, 
         )
     if engine.kind in SHARDED and train.get("ema"):
         said(("train", "ema"), f"train.ema: no process has whole weights to average under {engine.kind}; take ddp, or null")
+    if engine.deepspeed is not None:
+        zero_check.check(
+            engine.deepspeed,
+            {**raw, "engine": engine.model_dump(), "train": train},
+            lambda message: said(("engine", "deepspeed"), f"engine.deepspeed: {message}"),
+        )
     if inhabits and (engine.kind in SHARDED or n > 1):
         said(("engine",), f"engine: {kind} learns in dreams, which are made whole on every process; take ddp and sequence=1")
     if n > 1 and pack is not None and engine.wanted and not engine.wanted % n:

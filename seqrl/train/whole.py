@@ -1,14 +1,12 @@
-"""What engines that deal out weights have in common: the units that are dealt, a forward around all, moments in shards."""
+"""What engines that deal out weights have in common: the units that are dealt, and a forward around all."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seqrl.core.stream import StreamBatch
-
-Moments = dict[str, Tensor]
 
 
 def bodies_of(model: nn.Module) -> list[nn.Module]:
@@ -81,28 +79,3 @@ class Last(torch.autograd.Function):
             s.grad = None
         ctx.loss = None
         return None, None, *found
-
-
-def pack_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], local: Callable[[Tensor], Tensor]) -> Moments:
-    """``shard/<parameter>/<moment>`` of this process's shards, numbered as they come."""
-    return {
-        f"shard/{i}/{key}": local(value).detach().clone()
-        for i, p in enumerate(parameters)
-        for key, value in optimizer.state.get(p, {}).items()
-        if isinstance(value, Tensor)
-    }
-
-
-def unpack_moments(
-    optimizer: torch.optim.Optimizer,
-    parameters: Sequence[Tensor],
-    tensors: Mapping[str, Tensor],
-    like: Callable[[Tensor, Tensor], Tensor],
-) -> None:
-    """Puts packed moments back; ``like(parameter, saved)`` makes of one what the optimiser keeps."""
-    for name, saved in tensors.items():
-        if name.startswith("shard/"):
-            _, i, key = name.split("/")
-            p = parameters[int(i)]
-            # How many steps were taken stays where the optimiser keeps it.
-            optimizer.state[p][key] = like(p, saved) if saved.ndim else saved.clone()

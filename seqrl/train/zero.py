@@ -9,13 +9,16 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seqrl.core.errors import RecipeError
-from seqrl.train.whole import Last, Whole, blocks_of, loose_of, pack_moments, unpack_moments
+from seqrl.train.moments import STEP, Moments, names_of
+from seqrl.train.whole import Last, Whole, blocks_of, loose_of
+from seqrl.train.zero_json import complete
 
 
 def _deepspeed(cpu: bool) -> Any:
@@ -39,8 +42,10 @@ class Zero:
 
     sharded = True
 
-    def __init__(self, stage: int, device: torch.device, precision: str, world: int, rank: int) -> None:
-        self.stage, self.device, self.world, self.rank = stage, device, world, rank
+    def __init__(
+        self, stage: int, device: torch.device, precision: str, world: int, rank: int, given: Mapping[str, Any] | None = None
+    ) -> None:
+        self.stage, self.device, self.world, self.rank, self.given = stage, device, world, rank, given
         self.half = torch.bfloat16 if precision == "bf16" else None
         self.library = _deepspeed(device.type == "cpu")
         self.library.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
@@ -48,28 +53,18 @@ class Zero:
         self.pieces = 1
         self._engine: Any = None
 
-    def settings(self) -> dict[str, Any]:
-        """DeepSpeed's own."""
-        zero = {"stage": self.stage, "overlap_comm": self.device.type == "cuda", "stage3_param_persistence_threshold": 0}
-        return {
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": self.pieces,
-            "zero_optimization": zero,
-            "gradient_clipping": self.clip or 0.0,
-            "zero_allow_untested_optimizer": True,
-            "bf16": {"enabled": False},
-            "fp16": {"enabled": False},
-            "steps_per_print": 1 << 60,
-        }
-
     def prepare(self, model: nn.Module, optimizer: Any) -> tuple[Any, Any]:
         """The wrapped model, and the optimiser of its shards, which ``optimizer(model)`` makes before they are dealt out."""
         if self._engine is not None:
             self._engine.destroy()
         whole = Whole(model.to(self.device), self.half, touch=False)
         made = optimizer(model)
-        self._names = dict(model.state_dict(keep_vars=True))
-        self._engine, wrapped, _, _ = self.library.initialize(model=whole, optimizer=made, config=self.settings())
+        self._names, self._names_of = dict(model.state_dict(keep_vars=True)), names_of(model)
+        settings = complete(self.given, self.stage, self.pieces, self.clip, self.device.type == "cpu")
+        try:
+            self._engine, wrapped, _, _ = self.library.initialize(model=whole, optimizer=made, config=settings)
+        except (ValueError, AssertionError) as e:
+            raise RecipeError(f"engine.deepspeed: DeepSpeed does not take this: {str(e)[:500]}") from e
         if not isinstance(self._engine, self.library.DeepSpeedEngine) or self._engine.zero_optimization_stage() != self.stage:
             raise RecipeError(f"engine: zero{self.stage} is asked for, and DeepSpeed is not active")
         self._stand_in(model, wrapped)
@@ -130,17 +125,76 @@ class Zero:
         return found
 
     def shards(self, optimizer: Any) -> dict[str, Tensor]:
-        """This process's moments."""
-        return pack_moments(optimizer, self._flat(), lambda t: t)
+        """This process's pieces of the moments, and the steps if it is process 0; not copied."""
+        found = {}
+        for flat, pieces in self._flat():
+            for key, value in optimizer.state.get(flat, {}).items():
+                for piece in pieces:
+                    if key != STEP and piece.start < piece.stop:
+                        mine = value.detach().narrow(0, piece.at, piece.stop - piece.start)
+                        found[f"shard/{key}/{piece.name}"] = mine
+                    elif key == STEP and self.rank == 0:
+                        found[f"optimizer/{key}/{piece.name}"] = value
+        return found
 
-    def _flat(self) -> list[Tensor]:
-        """This process's part of every group of weights, in fp32, as DeepSpeed steps it."""
+    def _flat(self) -> list[tuple[Tensor, list["Piece"]]]:
+        """This process's part of every group of weights, in fp32, as DeepSpeed steps it; and what lies where in it."""
+        wrapped, found = self._engine.optimizer, []
+        if self.stage == 3:
+            for flat, group in zip(wrapped.fp32_partitioned_groups_flat, wrapped.fp16_groups, strict=True):
+                pieces, at = [], 0
+                for p in group:
+                    # Each is dealt out by itself; the last processes may have less of it, or nothing.
+                    start = min(self.rank * p.partition_numel(), p.ds_numel)
+                    stop = min(start + p.partition_numel(), p.ds_numel)
+                    pieces.append(Piece(self._names_of[id(p)], at, start, stop))
+                    at += p.partition_numel()
+                found.append((flat, pieces))
+            return found
+        for i, flat in enumerate(wrapped.single_partition_of_fp32_groups):
+            group = wrapped.round_robin_bit16_groups[i]
+            sizes = [p.numel() for p in group]
+            # Versions of before alignment lay them end to end.
+            begins = getattr(wrapped, "round_robin_bit16_offsets", {i: [sum(sizes[:k]) for k in range(len(sizes))]})[i]
+            left, pieces = self.rank * flat.numel(), []
+            for p, begin, size in zip(group, begins, sizes, strict=True):
+                start, stop = max(left - begin, 0), min(left + flat.numel() - begin, size)
+                pieces.append(Piece(self._names_of[id(p)], max(begin - left, 0), min(start, size), max(stop, min(start, size))))
+            found.append((flat, pieces))
+        return found
+
+    def order(self, optimizer: Any) -> list[str]:
+        """The names of the optimiser's parameters, in its order."""
         wrapped = self._engine.optimizer
-        return wrapped.fp32_partitioned_groups_flat if self.stage == 3 else wrapped.single_partition_of_fp32_groups
+        groups = wrapped.fp16_groups if self.stage == 3 else wrapped.bit16_groups
+        return [self._names_of[id(p)] for group in groups for p in group]
 
-    def restore(self, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Puts ``shards`` back."""
-        unpack_moments(optimizer, self._flat(), tensors, lambda p, saved: saved.to(p.device, copy=True))
+    def restore(self, optimizer: Any, moments: Moments) -> None:
+        """Puts moments back, of each this process's pieces; what was left unnamed as it was."""
+        for i, (flat, pieces) in enumerate(self._flat()):
+            for (number, key), value in moments.by_number(self.rank).items():
+                if number == i:
+                    optimizer.state[flat][key] = value.to(flat.device)
+            # One count for all of a group: who took fewer steps had no gradient for a while, which here is one of zeros.
+            steps = [moments.step(p.name) for p in pieces if STEP in moments.of(p.name)]
+            if steps:
+                optimizer.state[flat][STEP] = torch.stack(steps).max().to(flat.device)
+            for key in sorted({k for p in pieces for k in moments.of(p.name)} - {STEP}):
+                mine = torch.zeros_like(flat, requires_grad=False)
+                for p in pieces:
+                    if key in moments.of(p.name) and p.start < p.stop:
+                        mine[p.at : p.at + p.stop - p.start] = moments.piece(p.name, key, p.start, p.stop)
+                optimizer.state[flat][key] = mine
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Numbers ``start`` to ``stop`` of a flattened parameter, which stand at ``at`` in a process's part of a group."""
+
+    name: str
+    at: int
+    start: int
+    stop: int
 
 
 def _unhook(root: nn.Module, model: nn.Module) -> None:

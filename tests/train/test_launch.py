@@ -9,7 +9,7 @@ import time
 import pytest
 
 from seqrl.core.errors import RecipeError
-from seqrl.train import checkpoint, launch, metrics, processes
+from seqrl.train import around, checkpoint, launch, metrics
 from seqrl.train.settings import EngineConfig
 
 TEXT = """
@@ -23,7 +23,7 @@ evaluate: {at_end: false}
 """
 
 
-def wait_for(found, seconds=150):
+def wait_for(found, seconds=240):
     until = time.monotonic() + seconds
     while not (answer := found()):
         assert time.monotonic() < until, "nothing happened"
@@ -103,16 +103,91 @@ def test_who_starts_processes():
         launch.needed(EngineConfig(kind="fsdp"), {})
 
 
-def test_what_slurm_says_is_understood(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+def told(monkeypatch, said):
+    """How many processes there are, and what torch reads then, where the environment says this."""
+    words = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name in words:
+        # Set first, so that it is taken back afterwards.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    said = {"STEP_NUM_TASKS": "4", "PROCID": "3", "LOCALID": "1", "STEP_NODELIST": "node[07-08]", "JOB_ID": "123456"}
     for name, value in said.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    assert processes.started() == 4
-    found = [os.environ[n] for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")]
-    assert found == ["3", "4", "1", "node07", "23456"]
+        monkeypatch.setenv(name, value)
+    return around.started(), [os.environ.get(n) for n in words]
+
+
+def test_what_slurm_says_is_understood(monkeypatch):
+    said = {"STEP_NUM_TASKS": "4", "PROCID": "3", "LOCALID": "1", "STEP_NODELIST": "node[07-08]", "JOB_ID": "123456"}
+    said = {f"SLURM_{n}": v for n, v in said.items()}
+    assert told(monkeypatch, said) == (4, ["3", "4", "1", "node07", "23456"])
+    # Another step of the job meets at another port; who names the first machine is believed.
+    assert told(monkeypatch, said | {"SLURM_STEP_ID": "2"})[1][4] == "25450"
+    assert told(monkeypatch, said | {"MASTER_ADDR": "10.0.0.1"})[1][3] == "10.0.0.1"
+    with pytest.raises(RecipeError, match=r"SLURM_STEP_NODELIST=\[ names no machine; set MASTER_ADDR"):
+        told(monkeypatch, said | {"SLURM_STEP_NODELIST": "["})
+
+
+@pytest.mark.parametrize(
+    ("machines", "first"),
+    [
+        ("node[01-04,07]", "node01"),
+        ("node[7]-ib0,node9", "node7-ib0"),
+        ("login,node[1-2]", "login"),
+        ("gpu-[1-2]-[03-4],x", "gpu-1-03"),
+        ("rack1-n[001,005-006].cluster,b", "rack1-n001.cluster"),
+        ("alone", "alone"),
+    ],
+)
+def test_the_first_machine_of_a_list(machines, first):
+    assert around.first_of(machines) == first
+
+
+def test_what_mpi_says_is_understood(monkeypatch):
+    for name in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"):
+        monkeypatch.delenv(name, raising=False)
+    said = {"SIZE": "4", "RANK": "3", "LOCAL_RANK": "3", "LOCAL_SIZE": "4"}
+    said = {f"OMPI_COMM_WORLD_{n}": v for n, v in said.items()}
+    assert told(monkeypatch, said) == (4, ["3", "4", "3", "127.0.0.1", "20000"])
+    apart = said | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+    with pytest.raises(RecipeError, match="stand on several machines; set MASTER_ADDR to the name of the one with process 0"):
+        told(monkeypatch, apart)
+    assert told(monkeypatch, apart | {"MASTER_ADDR": "one"})[1][:4] == ["3", "4", "1", "one"]
+
+
+def test_srun_starts_it_as_well(cartpole, tmp_path):
+    (tmp_path / "r.yaml").write_text(TEXT.replace("steps: 100000", "steps: 3"))
+    known = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", launch.PARENT)}
+    said = {"STEP_NUM_TASKS": "2", "STEP_NODELIST": "localhost", "JOB_ID": str(os.getpid())}
+    known |= {"OMP_NUM_THREADS": "1", **{f"SLURM_{n}": v for n, v in said.items()}}
+    # What srun does: the same command twice, and to each its number.
+    command = [sys.executable, "-m", "seqrl", "train", "r.yaml"]
+    files = [(tmp_path / f"said{r}").open("w+") for r in range(2)]
+    both = [
+        subprocess.Popen(
+            command, cwd=tmp_path, stdout=f, stderr=f, env={**known, "SLURM_PROCID": str(r), "SLURM_LOCALID": str(r)}
+        )
+        for r, f in enumerate(files)
+    ]
+    try:
+        codes = [p.wait(280) for p in both]
+    finally:
+        for p in both:
+            p.kill()
+    said = [(tmp_path / f"said{r}").read_text() for r in range(2)]
+    assert codes == [0, 0], said
+    assert [s.count("run     runs/spread") for s in said] == [1, 0]
+    assert checkpoint.load(checkpoint.last(tmp_path / "runs" / "spread")).facts["world"] == 2
+
+
+def test_accelerate_launch_starts_it_as_well(cartpole, tmp_path):
+    (tmp_path / "r.yaml").write_text(TEXT.replace("steps: 100000", "steps: 3"))
+    known = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", launch.PARENT)}
+    how = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+    command = [sys.executable, "-m", "accelerate.commands.launch", *how.split(), "-m", "seqrl", "train", "r.yaml"]
+    env = {**known, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("run     runs/spread") == 1
+    assert checkpoint.load(checkpoint.last(tmp_path / "runs" / "spread")).facts["world"] == 2
 
 
 def test_the_first_to_die_is_named(capsys):
