@@ -43,6 +43,7 @@ DOORS = {
     "needle": Door("seqrl.cli.needle:needle", "How surely a model finds one thing again, by length and depth: a map.", ROAD),
     "play": Door("seqrl.cli.play:play", "Step a world model's dream with the keyboard, in a terminal.", ROAD),
     "plan": Door("seqrl.cli.plan:plan_command", "Act in the real environment by planning in a world model's dream.", ROAD),
+    "bench": Door("seqrl.cli.bench:bench_command", "A suite of methods, datasets and seeds, and the table of it.", ROAD),
     "push": Door("seqrl.cli.push:push_command", "Publish a run or a dataset: what will change, then one commit.", ROAD),
     "pull": Door("seqrl.cli.pull:pull_command", "A repository of the Hub as a folder: all of it, or nothing.", ROAD),
     "import": Door("seqrl.cli.import_:import_command", "A transformers checkpoint as a bundle that acts the same.", ROAD),

@@ -23,20 +23,32 @@ MAY_IMPORT = {
     "rollout": {"bundle", "data", "sources", "tokens", "core"},
     "report": {"rollout", "bundle", "data", "sources", "tokens", "core"},
     "train": RUN_WING - {"train"},
+    "bench": RUN_WING,
     "hub": RUN_WING - {"train"},
     # The model wing: it meets the run wing in core/contracts.py and nowhere else.
     "nn": {"core"},
     "policies": {"nn", "core"},
     "encoders": {"nn", "core"},
     "worlds": {"nn", "encoders", "core"},
-    "cli": {*RUN_WING, "hub"},
+    "cli": {*RUN_WING, "hub", "bench"},
     # The package itself and `python -m seqrl` stand above all rooms.
     "__init__": {*RUN_WING, "hub"},
     "__main__": {"cli"},
 }
 DRAWN_EXCEPTIONS = {("nn.attention", "context"), ("train.engine", "context")}
 # Torch takes a second to import, and the command line must answer at once.
-WITHOUT_TORCH = ("core", "remote", "sources", "tokens", "cli", "data.store", "rollout.envs", "rollout.scores", "rollout.stats")
+WITHOUT_TORCH = (
+    "core",
+    "remote",
+    "sources",
+    "tokens",
+    "cli",
+    "data.store",
+    "rollout.envs",
+    "rollout.scores",
+    "rollout.stats",
+    "bench",
+)
 HEAVY = ("torch", "transformers", "accelerate", "deepspeed", "safetensors.torch")
 
 FILES = {".".join(p.relative_to(HOUSE).with_suffix("").parts): p for p in sorted(HOUSE.rglob("*.py"))}
