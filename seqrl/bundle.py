@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from seqrl.core import kinds
 from seqrl.core.errors import BundleError, HubError, RecipeError
+from seqrl.core.plain import read_json, read_yaml
+from seqrl.core.settings import check_depth
 from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.remote.failures import NoRepositoryError
@@ -66,7 +67,7 @@ def add_metrics(folder: Path, more: Mapping[str, Any]) -> None:
     """Adds what was measured later to a bundle's ``metrics.json``, in one step for whoever reads."""
     path = folder / "metrics.json"
     aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(_read(path, json.loads) | dict(more), indent=1), encoding="utf-8")
+    aside.write_text(json.dumps(_read(path, read_json) | dict(more), indent=1), encoding="utf-8")
     os.replace(aside, path)
 
 
@@ -90,7 +91,11 @@ def find(name: str | Path, revision: str | None = None) -> Path:
         return _fetch(repo)
     path = Path(name)
     for candidate in (path, path / "bundle", path / "checkpoints" / "last" / "bundle"):
-        if (candidate / "tokenizer.json").is_file():
+        try:
+            there = (candidate / "tokenizer.json").is_file()
+        except OSError as e:
+            raise BundleError(f"{str(name)[:80]}: there can be no folder of this name ({e.strerror})") from e
+        if there:
             if revision:
                 raise BundleError(
                     f"{name}: this is a folder here, and has no revision '{revision}'; for the Hub's say hf://{name}"
@@ -126,7 +131,7 @@ def _read(path: Path, parse: Any) -> Any:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise BundleError(f"{path.parent}: there is no {path.name} in it, so it is no complete bundle") from e
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+    except (OSError, ValueError) as e:
         raise BundleError(f"{path}: cannot be read: {e}") from e
 
 
@@ -144,13 +149,14 @@ def load(name: str | Path, device: str = "cpu", trust: bool = False, revision: s
         HubError: the repository cannot be had.
     """
     folder = find(name, revision)
-    metrics = _read(folder / "metrics.json", json.loads)
+    metrics = _read(folder / "metrics.json", read_json)
     if not isinstance(metrics, dict):
         raise BundleError(f"{folder / 'metrics.json'}: this is no seqrl bundle's")
-    if metrics.get("format", 0) > FORMAT:
-        newer = f"format {metrics['format']}, this one reads {FORMAT}"
+    form = metrics.get("format", 0)
+    if not isinstance(form, int) or form > FORMAT:
+        newer = f"format {form}, this one reads {FORMAT}"
         raise BundleError(f"{folder}: written by a newer seqrl ({newer}); pip install -U seqrl")
-    recipe = _read(folder / "recipe.yaml", yaml.safe_load)
+    recipe = _read(folder / "recipe.yaml", read_yaml)
     try:
         kind = str(recipe["model"]["kind"])
     except (KeyError, TypeError) as e:
@@ -163,8 +169,15 @@ def load(name: str | Path, device: str = "cpu", trust: bool = False, revision: s
 
 def read_config(folder: Path, kind: str) -> Any:
     """The config of a bundle's model, the kind's own settings alone; raises BundleError where there is none to read."""
-    raw = _read(folder / "config.json", json.loads)
+    raw = _raw_config(folder)
     return kinds.load(kind).Config(**{k: v for k, v in raw.items() if k in kinds.settings(kind)})
+
+
+def _raw_config(folder: Path) -> dict[str, Any]:
+    raw = _read(folder / "config.json", read_json)
+    if not isinstance(raw, dict):
+        raise BundleError(f"{folder / 'config.json'}: this is no model's config")
+    return raw
 
 
 def load_model(folder: Path, kind: str, device: str = "cpu") -> Any:
@@ -182,11 +195,13 @@ def load_model(folder: Path, kind: str, device: str = "cpu") -> Any:
     if not weights.is_file():
         raise BundleError(f"{folder}: there is no model.safetensors in it, so it is no complete bundle")
     try:
+        tensors = load_file(weights)
+        check_depth(_raw_config(folder), len(tensors))
         config = read_config(folder, kind)
         # Built without memory, then given the file's tensors: nothing is initialised only to be overwritten.
         with torch.device("meta"):
             model = module.Model(config)
-        model.load_state_dict(load_file(weights), strict=True, assign=True)
+        model.load_state_dict(tensors, strict=True, assign=True)
     except (SafetensorError, OSError) as e:
         raise BundleError(f"{weights}: truncated or no safetensors file ({e})") from e
     except (RuntimeError, RecipeError, TypeError, ValueError, AttributeError, KeyError) as e:

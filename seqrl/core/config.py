@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from seqrl.core.errors import RecipeError, did_you_mean
+from seqrl.core.plain import DEEPEST, measure_yaml
 
 
 class Frozen(BaseModel):
@@ -55,6 +57,8 @@ def _build(node: yaml.Node, where: dict[Path_, str], source: str, path: Path_ = 
     # An alias is built wherever it stands, so a few lines of aliases of aliases would fill any memory.
     if len(where) > _MOST:
         raise RecipeError(f"{where[path]}: more than {_MOST:,} values, counting those that aliases (*) repeat")
+    if len(path) > DEEPEST:
+        raise ValueError(f"nested deeper than {DEEPEST} levels, in line {node.start_mark.line + 1}")
     if isinstance(node, yaml.MappingNode):
         out: dict[str, Any] = {}
         for key, value in node.value:
@@ -69,8 +73,12 @@ def _build(node: yaml.Node, where: dict[Path_, str], source: str, path: Path_ = 
         return out
     if isinstance(node, yaml.SequenceNode):
         return [_build(n, where, source, (*path, i)) for i, n in enumerate(node.value)]
-    loader = _Loader("")
-    return loader.construct_object(node, deep=True)
+    try:
+        return _Loader("").construct_object(node, deep=True)
+    except (ValueError, LookupError, AttributeError, OverflowError) as e:
+        # PyYAML checks no value whose tag was written down: "!!bool perhaps" is a KeyError.
+        said = f"'{str(node.value)[:50]}' cannot be read as {node.tag.rpartition(':')[2]}"
+        raise RecipeError(f"{where[path]}: {said}; without the tag it is a text in quotes, or another value") from e
 
 
 def parse_yaml(text: str, source: str) -> tuple[Any, dict[Path_, str]]:
@@ -81,6 +89,9 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[Path_, str]]:
     """
     where: dict[Path_, str] = {}
     try:
+        # Where it is no YAML at all, PyYAML knows the line better.
+        with suppress(yaml.YAMLError):
+            measure_yaml(text, None)
         node = yaml.compose(text, Loader=_Loader)
         return ({} if node is None else _build(node, where, source)), where
     except (yaml.YAMLError, RecursionError, ValueError) as e:
@@ -104,7 +115,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str], where: dict[P
     for text in overrides:
         dotted, equals, value = text.partition("=")
         path: Path_ = tuple(int(p) if p.isdigit() else p for p in dotted.removeprefix("--").strip().split("."))
-        label = f"command line '{text}'"
+        label = f"command line '{text if len(text) <= 80 else text[:77] + '...'}'"
         if not equals or not dotted.strip():
             mistakes.append(f"{label}: write key=value, such as train.steps=1000")
             continue
@@ -173,7 +184,8 @@ def explain(
         if e["type"] == "extra_forbidden":
             said += did_you_mean(str(path[-1]), _known_keys(model, path[len(under) : -1]))
         elif e["type"] not in ("missing", "value_error") and not isinstance(e["input"], dict | list):
-            said += f" (got {e['input']!r})"
+            got = repr(e["input"])
+            said += f" (got {got if len(got) <= 200 else got[:200] + '...'})"
         lines.append(f"{_place(path, where, source)}: {'.'.join(map(str, path))}: {said}")
     return lines
 

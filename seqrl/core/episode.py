@@ -5,15 +5,19 @@ and ``o_{t+1}``. So an episode of ``T`` steps holds ``T + 1`` observations and `
 in the house shifts arrays to make that so.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from seqrl.core.errors import DataError
 
 Kind = Literal["vector", "discrete", "image", "text"]
+_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
+_MOST = 1 << 24
+"""Numbers in one value."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,40 @@ class Modality:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "Modality":
-        as_tuple = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-        bounds = {k: tuple(float(x) for x in as_tuple[k]) for k in ("low", "high") if as_tuple.get(k)}
-        return cls(**(as_tuple | bounds))
+        """Inverse of ``to_json``; raises DataError where it is none."""
+        try:
+            as_tuple = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+            bounds = {k: tuple(float(x) for x in as_tuple[k]) for k in ("low", "high") if as_tuple.get(k)}
+            made = cls(**(as_tuple | bounds))
+        except (TypeError, ValueError, AttributeError, OverflowError) as e:
+            raise DataError(f"this describes no value of an episode ({e})") from e
+        made.check()
+        return made
+
+    def check(self) -> None:
+        """Raises DataError where this is no modality that values could have: it may be a stranger's."""
+        if self.kind not in get_args(Kind):
+            raise DataError(f"a value is one of {', '.join(get_args(Kind))} (got {str(self.kind)[:50]!r})")
+        whole = isinstance(self.shape, tuple) and all(type(k) is int and 0 <= k <= _MOST for k in self.shape)
+        if not whole or len(self.shape) > 32 or math.prod(self.shape) > _MOST:
+            raise DataError(f"a shape is up to 32 whole numbers, of up to {_MOST:,} values (got {str(self.shape)[:50]})")
+        if self.dtype not in (("str",) if self.kind == "text" else _DTYPES):
+            raise DataError(f"a {self.kind} has no dtype {str(self.dtype)[:50]!r}")
+        if self.kind == "text" and self.shape:
+            raise DataError(f"a text has no shape (got {self.shape})")
+        sizes = {"low": self.low, "high": self.high, "n": self.n, "start": self.start}
+        for name, given in sizes.items():
+            # Empty is as good as none: JSON of an older seqrl may say so.
+            if given is not None and not (isinstance(given, tuple) and len(given) in (0, self.size)):
+                raise DataError(f"'{name}' is a list of one number for each of {self.size:,} values")
+        for name in ("n", "start"):
+            numbers = sizes[name] or ()
+            if not all(type(k) is int and (1 if name == "n" else -(2**62)) <= k <= 2**62 for k in numbers):
+                raise DataError(f"'{name}' is a list of whole numbers (got {str(numbers)[:50]})")
+        if bool(self.low) != bool(self.high) or any(x != x for x in (*(self.low or ()), *(self.high or ()))):
+            raise DataError("bounds are numbers, low and high together")
+        if self.kind == "discrete" and (self.n is None or len(self.n) != self.size):
+            raise DataError("a discrete value needs 'n', its number of choices")
 
 
 @dataclass(frozen=True)
@@ -83,9 +118,19 @@ class EpisodeSpec:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "EpisodeSpec":
-        named = {k: {n: Modality.from_json(m) for n, m in raw[k].items()} for k in ("obs", "act")}
-        refs = raw.get("references")
-        return cls(**{**raw, **named, "references": tuple(refs) if refs else None})
+        """Inverse of ``to_json``; raises DataError where it is none."""
+        try:
+            named = {k: {str(n): Modality.from_json(m) for n, m in raw[k].items()} for k in ("obs", "act")}
+            refs = raw.get("references")
+            made = cls(**{**raw, **named, "references": tuple(float(x) for x in refs) if refs else None})
+        except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as e:
+            raise DataError(f"this describes no episodes ({type(e).__name__}: {e})") from e
+        mappings = [e for e in (made.env, made.eval_env, made.about) if e is not None]
+        if not isinstance(made.id, str) or not all(isinstance(m, dict) for m in mappings):
+            raise DataError("this describes no episodes: 'id' is a text, 'env' and 'about' are mappings")
+        if made.references is not None and len(made.references) != 2:
+            raise DataError("this describes no episodes: 'references' are two numbers")
+        return made
 
 
 @dataclass(frozen=True)

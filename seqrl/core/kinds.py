@@ -32,8 +32,12 @@ def is_own(kind: str, room: str | None = None) -> bool:
 
 def _full_name(kind: str, room: str | None) -> str:
     """The module name behind a kind; raises RecipeError naming the closest kind."""
+    if len(kind) > 200:
+        raise RecipeError(f"unknown kind '{kind[:80]}...' (a kind is a short name, such as vector or policies.decision)")
     dotted = kind if "." in kind or room is None else f"{room}.{kind}"
     here, _, leaf = dotted.partition(".")
+    if room and here in OFFERS and here != room:
+        raise RecipeError(f"kind '{kind}' is one of {here}, and one of {room} is wanted ({', '.join(names(room))})")
     if here in OFFERS:
         if leaf in names(here):
             return f"seqrl.{dotted}"
@@ -41,7 +45,8 @@ def _full_name(kind: str, room: str | None) -> str:
         raise RecipeError(f"unknown kind '{kind}'{did_you_mean(kind, known)} (there are: {', '.join(known)})")
     try:
         found = importlib.util.find_spec(dotted)
-    except (ImportError, ValueError):
+    except Exception:
+        # To look for a.b Python imports a, and that is anybody's.
         found = None
     if found is None:
         known = [f"{r}.{n}" for r in OFFERS for n in names(r)]
@@ -69,11 +74,20 @@ def load(kind: str, room: str | None = None) -> ModuleType:
 @lru_cache
 def _said(kind: str, name: str) -> Any:
     """The constant ``name = ...`` that stands in a kind's file, read without importing it; None where there is none."""
-    return _constant(Path(importlib.util.find_spec(_full_name(kind, None)).origin), name)
+    return _constant(_tree(kind), name)
 
 
-def _constant(file: Path, name: str) -> Any:
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+def _tree(kind: str) -> ast.Module:
+    """The source of a kind's file, parsed; raises RecipeError where it has none, as built-in modules and namespaces."""
+    origin = importlib.util.find_spec(_full_name(kind, None)).origin
+    try:
+        return ast.parse(Path(origin or "").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError, RecursionError) as e:
+        raise RecipeError(f"kind '{kind}' is a module without Python source, so it is none that seqrl could use") from e
+
+
+def _constant(tree: ast.Module, name: str) -> Any:
+    for node in tree.body:
         if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [name]:
             return ast.literal_eval(node.value)
     return None
@@ -87,15 +101,14 @@ def converters() -> dict[str, str]:
     found = {}
     for room in OFFERS:
         for file in sorted((HOUSE / room).glob("_*_hf.py")):
-            for taken in _constant(file, "TAKES") or ():
+            for taken in _constant(ast.parse(file.read_text(encoding="utf-8")), "TAKES") or ():
                 found[taken] = f"{room}.{file.stem}"
     return found
 
 
 def first_words(kind: str) -> str:
     """The docstring of a kind's file, read without importing it."""
-    tree = ast.parse(Path(importlib.util.find_spec(_full_name(kind, None)).origin).read_text(encoding="utf-8"))
-    return ast.get_docstring(tree) or ""
+    return ast.get_docstring(_tree(kind)) or ""
 
 
 def reads_packed(kind: str) -> bool:
@@ -130,9 +143,7 @@ def settings(kind: str) -> dict[str, tuple[Any, Any]]:
     Reads the annotated fields of the first class in the file whose name ends in ``Config``. Types are those a recipe can
     hold: ``int float str bool None list tuple dict Literal`` and unions of them. ``...`` stands for "no default".
     """
-    spec = importlib.util.find_spec(_full_name(kind, None))
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("Config")]
+    classes = [n for n in _tree(kind).body if isinstance(n, ast.ClassDef) and n.name.endswith("Config")]
     if not classes:
         raise RecipeError(f"kind '{kind}' has no Config class standing above its model")
     words = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict}
@@ -141,6 +152,9 @@ def settings(kind: str) -> dict[str, tuple[Any, Any]]:
     for node in classes[0].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             # The text is our own source or that of an installed package, and only these words can be spoken in it.
-            kind_of = eval(ast.unparse(node.annotation), {"__builtins__": {}}, words)
-            found[node.target.id] = (kind_of, ... if node.value is None else ast.literal_eval(node.value))
+            try:
+                kind_of = eval(ast.unparse(node.annotation), {"__builtins__": {}}, words)
+                found[node.target.id] = (kind_of, ... if node.value is None else ast.literal_eval(node.value))
+            except (NameError, TypeError, ValueError, AttributeError) as e:
+                raise RecipeError(f"kind '{kind}': its settings are none of a model's ('{node.target.id}': {e})") from e
     return found

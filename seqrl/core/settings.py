@@ -11,6 +11,8 @@ from seqrl.core.layout import Layout
 
 C = TypeVar("C")
 _FROM_DATA = ("ports", "context_length", "length")
+# What modules are built so many times of; bodies of transformers' have names of their own for it.
+_REPEATED = ("layers", "head_layers", "prior_layers", "members", "num_hidden_layers", "num_layers", "n_layer", "n_layers")
 
 
 def config_for(cls: type[C], ports: Ports, context: int, settings: dict[str, Any]) -> C:
@@ -57,6 +59,18 @@ def ports_of(config: Any) -> tuple[Ports, Layout]:
     if layout.prefix:
         raise RecipeError(f"layout '{layout}': this model takes no slots in front of '|'")
     return ports, layout
+
+
+def check_depth(config: Mapping[str, Any], tensors: int) -> None:
+    """Raises RecipeError where a config from a file asks for more layers than there are tensors to fill them.
+
+    Even without memory, a million layers take minutes to be built, only to be found to fit no weights.
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            check_depth(value, tensors)
+        elif name in _REPEATED and isinstance(value, int | float) and not value <= max(tensors, 1):
+            raise RecipeError(f"{name}={str(value)[:50]}, and there are {tensors:,} weights")
 
 
 def check_ranges(config: Any, ranges: Mapping[str, tuple[float, float | None]]) -> None:

@@ -38,10 +38,15 @@ def find(shelf: str, name: str, suffix: str = ".yaml") -> Path:
     known = names(shelf, suffix)
     if name in known:
         return folder(shelf) / f"{name}{suffix}"
-    file = Path(name).expanduser()
-    if file.is_file():
+    try:
+        file = Path(name).expanduser()
+        there = file.is_file()
+    except (OSError, RuntimeError) as e:
+        # Longer than any name may be, or of a person who has no home here.
+        raise RecipeError(f"{name[:80]}: there is no such file ({getattr(e, 'strerror', None) or e})") from e
+    if there:
         return file
-    what = shelf.removesuffix("s")
+    what = shelf.rpartition("/")[2].removesuffix("s")
     if file.is_dir():
         raise RecipeError(f"{name}: this is a folder, not a {what} file")
     if "/" in name or file.suffix:

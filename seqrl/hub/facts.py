@@ -15,6 +15,7 @@ import yaml
 
 from seqrl.core import kinds
 from seqrl.core.errors import RecipeError
+from seqrl.core.plain import read_yaml as read_values
 from seqrl.data.mixture import Mixture, read_tokenizer
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.report import overview, words
@@ -221,6 +222,6 @@ def _sample(domains: Mapping[str, Any], reports: Mapping[str, Facts], recipe: Fa
 
 def _fenced(text: str) -> str:
     """YAML for a fenced block: nothing in it can end the fence."""
-    with contextlib.suppress(yaml.YAMLError):
-        text = yaml.safe_dump(yaml.safe_load(text), sort_keys=False, allow_unicode=True)
+    with contextlib.suppress(yaml.YAMLError, ValueError):
+        text = yaml.safe_dump(read_values(text), sort_keys=False, allow_unicode=True)
     return text.replace("```", "` ` `").rstrip()

@@ -6,7 +6,6 @@ LWM's in Llama's format, becomes a folder that ``model.base`` can name (``import
 weights come from safetensors or, tensors alone, from the old pickles (``unpickle``), everything else is JSON and text.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from seqrl.core import kinds
 from seqrl.core.errors import BundleError, did_you_mean
+from seqrl.core.plain import read_json
 from seqrl.hub import unpickle
 from seqrl.remote.download import fetch
 from seqrl.remote.names import read_name
@@ -67,8 +67,8 @@ def bring(name: str, revision: str | None = None) -> Foreign:
         folder = fetch(repo, ("config.json",), (*_INDEXES, *_TEXTS), _LIMITS, lambda names: _weights_of(repo, names))
         commit = folder.name
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
+        config = read_json((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
         raise BundleError(f"{name}: there is no config.json in it that can be read ({e})") from e
     if not isinstance(config, dict):
         raise BundleError(f"{name}: its config.json is no mapping")

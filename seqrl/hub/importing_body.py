@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqrl.core.errors import BundleError
+from seqrl.core.plain import read_json
 from seqrl.hub import unpickle
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ def _copy_words(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
         return
     try:
-        raw = json.loads(source.read_text(encoding="utf-8"))
+        raw = read_json(source.read_text(encoding="utf-8"))
         kept = {k: v for k, v in raw.items() if k not in _LEFT}
-    except (OSError, ValueError, AttributeError, RecursionError) as e:
+    except (OSError, ValueError, AttributeError) as e:
         raise BundleError(f"{source.name}: cannot be read ({e})") from e
     target.write_text(json.dumps(kept, indent=1), encoding="utf-8")

@@ -18,6 +18,7 @@ from seqrl import bundle
 from seqrl.core import kinds
 from seqrl.core.episode import EpisodeSpec
 from seqrl.core.errors import BundleError, EnvError
+from seqrl.core.plain import read_json
 from seqrl.data.slots import TokensConfig
 from seqrl.data.tokenizer import Tokenizer
 from seqrl.hub import unpickle
@@ -173,9 +174,9 @@ def _from_card(found: Any) -> tuple[list[float], list[float]]:
 
 def _from_file(path: Path) -> tuple[list[float], list[float]]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path.read_text(encoding="utf-8"))
         return _numbers(str(path), raw["mean"], raw["std"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise BundleError(f'{path}: must be a JSON file such as {{"mean": [...], "std": [...]}} ({e})') from e
 
 

@@ -144,8 +144,8 @@ def _checked(entry: Entry) -> Verdict:
         return check_entry(entry)
     except RecipeError:
         raise
-    except UserError as e:
-        return Verdict(entry, Path(entry.run or ""), (), (str(e),))
+    except (UserError, OSError) as e:
+        return Verdict(entry, Path(entry.run or ""), (), (str(e)[:2000],))
 
 
 def _differences(had: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") -> list[tuple[str, Any, Any]]:

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from seqrl.core import kinds
 from seqrl.core.errors import BundleError, UserError
+from seqrl.core.plain import read_json, read_yaml
 from seqrl.hub.portable_files import flat_name, gather
 
 PROCESSOR = "seqrl.hub.processor"
@@ -35,8 +34,8 @@ def make_portable(staged: Path) -> list[str]:
         UserError: the model, or a codec of it, cannot do without seqrl; nothing is written then.
         BundleError: the bundle's files cannot be read.
     """
-    config, recipe = _read(staged / "config.json", json.loads), _read(staged / "recipe.yaml", yaml.safe_load)
-    tokenizer = _read(staged / "tokenizer.json", json.loads)
+    config, recipe = _read(staged / "config.json", read_json), _read(staged / "recipe.yaml", read_yaml)
+    tokenizer = _read(staged / "tokenizer.json", read_json)
     try:
         kind = str(recipe["model"]["kind"])
     except (KeyError, TypeError) as e:
@@ -67,7 +66,7 @@ def make_portable(staged: Path) -> list[str]:
 def _read(path: Path, parse: Any) -> dict[str, Any]:
     try:
         raw = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+    except (OSError, ValueError) as e:
         raise BundleError(f"{path}: cannot be read: {e}") from e
     if not isinstance(raw, dict):
         raise BundleError(f"{path}: this is no seqrl bundle's")

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from seqrl.core.errors import HubError
+from seqrl.core.plain import read_json, read_yaml
 from seqrl.hub.secrets import refuse_secrets
 from seqrl.hub.weights import read_header, set_note
 
@@ -133,7 +134,7 @@ def _in_settings(path: Path, places: Places) -> dict[str, str]:
 
     try:
         _mapped(_how(path)[0](path.read_text(encoding="utf-8")), look)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+    except (OSError, ValueError) as e:
         raise HubError(f"{path.name}: cannot be read, so nothing is published: {str(e).splitlines()[0]}") from e
     return changes
 
@@ -146,14 +147,9 @@ def _in_head(path: Path, places: Places) -> bool:
 
 def _how(path: Path) -> tuple[Callable[[str], Any], Callable[[Any], str]]:
     if path.suffix == ".json":
-        return json.loads, lambda raw: json.dumps(raw, indent=1)
+        return read_json, lambda raw: json.dumps(raw, indent=1)
     # A recipe's own manner of writing (train/recipe.py): its keys in their order, a key a line.
-    return _read_yaml, lambda raw: yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
-
-
-def _read_yaml(text: str) -> Any:
-    # libyaml's own, where it is built in, is ten times as fast, and a push reads every file four times.
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return read_yaml, lambda raw: yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
 
 
 def _mapped(raw: Any, change: Callable[..., str]) -> Any:

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from seqrl.core.plain import read_json
+
 NAME, MEMORY = "publication.json", "published.json"
 FORMAT = 1
 
@@ -27,8 +29,8 @@ def write_publication(folder: Path, step: int | None, recipe: str = "") -> None:
 def read_about(path: Path) -> dict[str, Any]:
     """``recipe`` and ``step`` of a publication, as it says; None where it does not."""
     said: Any = None
-    with suppress(OSError, ValueError, RecursionError):
-        said = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):
+        said = read_json(path.read_text(encoding="utf-8"))
     said = said if isinstance(said, dict) else {}
     step, recipe = said.get("step"), said.get("recipe")
     return {"step": step if isinstance(step, int) else None, "recipe": recipe if isinstance(recipe, str) else "a publication"}
@@ -36,8 +38,8 @@ def read_about(path: Path) -> dict[str, Any]:
 
 def read_files(path: Path) -> list[str]:
     """The files that a publication says are its own; none where it cannot be read."""
-    with suppress(OSError, ValueError, RecursionError):
-        said = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):
+        said = read_json(path.read_text(encoding="utf-8"))
         files = said.get("files") if isinstance(said, dict) else None
         if isinstance(files, list):
             return [f for f in files if isinstance(f, str)]
@@ -46,7 +48,7 @@ def read_files(path: Path) -> list[str]:
 
 def remembered(run: Path | None, server: str, repo: str) -> str | None:
     """The commit of this run's last push to a repository of a server, or None."""
-    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         entry = _memory(run)[_key(server, repo)]["commit"]
         return entry if isinstance(entry, str) else None
     return None
@@ -57,7 +59,7 @@ def remember(run: Path, server: str, repo: str, commit: str, tags: Iterable[str]
     entry = {"repo": repo, "server": server, "commit": commit, "tags": list(tags)}
     aside = run / f".{MEMORY}.{os.getpid()}.part"
     known: dict[str, Any] = {}
-    with suppress(OSError, ValueError, RecursionError):
+    with suppress(OSError, ValueError):
         known = _memory(run)
     aside.write_text(json.dumps(known | {_key(server, repo): entry}, indent=1) + "\n", encoding="utf-8")
     os.replace(aside, run / MEMORY)
@@ -66,7 +68,7 @@ def remember(run: Path, server: str, repo: str, commit: str, tags: Iterable[str]
 def _memory(run: Path | None) -> dict[str, Any]:
     if run is None:
         raise ValueError("a bundle without a run remembers nothing")
-    raw = json.loads((run / MEMORY).read_text(encoding="utf-8"))
+    raw = read_json((run / MEMORY).read_text(encoding="utf-8"))
     if not isinstance(raw, dict):
         raise ValueError(f"{MEMORY} is no mapping")
     return raw

@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from seqrl import bundle
 from seqrl.core import kinds
 from seqrl.core.errors import UserError
+from seqrl.core.plain import read_json, read_yaml
 from seqrl.hub import secrets
 from seqrl.hub.privacy import clean
 from seqrl.hub.publication import write_publication
@@ -90,11 +89,11 @@ def _plain_config(folder: Path) -> None:
     """Leaves in ``config.json`` the settings of the model alone: a stranger's may name code to run, or somebody else's."""
     path = folder / "config.json"
     try:
-        kind = str(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["model"]["kind"])
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        kind = str(read_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))["model"]["kind"])
+        raw = read_json(path.read_text(encoding="utf-8"))
         if not kinds.is_own(kind) or not isinstance(raw, dict):
             return
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError):
         # Whatever is wrong with it, loading it will say.
         return
     known = {*kinds.settings(kind), "model_type", "architectures", "dtype", "transformers_version"}

@@ -5,13 +5,13 @@ and plain containers, and here what it answers must be tensors by name and nothi
 the file. What is refused is refused: there is no flag that reads it anyway.
 """
 
-import json
 import pickle
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seqrl.core.errors import BundleError
+from seqrl.core.plain import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,8 +112,8 @@ def weight_files(folder: Path) -> list[Path]:
 def shards(index: Path) -> list[str]:
     """The files that an index of transformers' names, sorted; raises BundleError where one would lie elsewhere."""
     try:
-        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        named = sorted(set(read_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise BundleError(f"{index.name}: this is no index of weights") from e
     for name in named:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith((".safetensors", ".bin")):

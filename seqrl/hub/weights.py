@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrl.core.errors import BundleError
+from seqrl.core.plain import read_json
 
 _LONGEST = 100_000_000
 """Bytes of the longest head that the format allows."""
@@ -26,9 +27,9 @@ def read_header(path: Path) -> dict[str, Any]:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(_LONGEST, path.stat().st_size - 8):
                 raise ValueError("the length of its head cannot be")
-            found = json.loads(file.read(length))
+            found = read_json(file.read(length))
             end = max([0, *(int(v["data_offsets"][1]) for k, v in found.items() if k != "__metadata__")])
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as e:
         raise BundleError(f"{path}: truncated or no safetensors file ({e})") from e
     if path.stat().st_size != 8 + length + end:
         raise BundleError(f"{path}: truncated: {path.stat().st_size} bytes, where its head speaks of {8 + length + end}")

@@ -1,15 +1,15 @@
 """What a run folder says, read so that nothing in it can stop a report: what is missing or broken is as good as empty."""
 
 import base64
-import json
+import math
+import operator
 import re
 import struct
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
+from seqrl.core import plain
 
 
 def read_text(path: Path) -> str:
@@ -18,15 +18,15 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return as_dict(json.loads(read_text(path) or "{}"))
-    except (ValueError, RecursionError):
+        return as_dict(plain.read_json(read_text(path) or "{}"))
+    except ValueError:
         return {}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
-        return as_dict(yaml.safe_load(read_text(path)))
-    except (yaml.YAMLError, RecursionError):
+        return as_dict(plain.read_yaml(read_text(path)))
+    except ValueError:
         return {}
 
 
@@ -35,8 +35,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in read_text(path).splitlines():
         try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError):
+            rows.append(plain.read_json(line))
+        except ValueError:
             continue
     return [r for r in rows if isinstance(r, dict)]
 
@@ -65,8 +65,9 @@ def count_parameters(path: Path) -> int | None:
     """Numbers in a safetensors file, from its header alone: eight bytes of length, then JSON."""
     try:
         with path.open("rb") as f:
-            header = json.loads(f.read(min(struct.unpack("<Q", f.read(8))[0], 1 << 26)))
-        return int(sum(np.prod(t["shape"], dtype=np.int64) for n, t in header.items() if n != "__metadata__"))
+            header = plain.read_json(f.read(min(struct.unpack("<Q", f.read(8))[0], 1 << 26)))
+        count = sum(math.prod(map(operator.index, t["shape"])) for n, t in header.items() if n != "__metadata__")
+        return count if 0 <= count < 1 << 62 else None
     except (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError):
         return None
 

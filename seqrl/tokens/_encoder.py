@@ -16,6 +16,8 @@ import numpy as np
 
 from seqrl.core import kinds
 from seqrl.core.errors import BundleError, RecipeError, did_you_mean
+from seqrl.core.plain import read_json, read_yaml
+from seqrl.core.settings import check_depth
 
 # Where the bundle is in what may be named: itself, a checkpoint, a run.
 _INSIDE = (".", "bundle", "checkpoints/last/bundle")
@@ -63,6 +65,7 @@ def make(kind: str, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
     module = kinds.load(kind)
     own = {k: v for k, v in config.items() if k in kinds.settings(kind)}
     try:
+        check_depth(own, len(tensors))
         with torch.device("meta"):
             model = module.Model(module.Config(**own))
         weights = {n: torch.from_numpy(np.ascontiguousarray(t)) for n, t in tensors.items()}
@@ -79,7 +82,6 @@ def read(name: str) -> Encoder:
         RecipeError: there is none, or it is one of another sort; names what to run.
         BundleError: it is not whole.
     """
-    import yaml
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -91,12 +93,12 @@ def read(name: str) -> Encoder:
         there = "there is no such folder" if not path.exists() else "there is no trained model in it"
         raise RecipeError(f"encoder {name}: {there}; train one first, such as: seqrl train vq_pong --out runs/vq_pong")
     try:
-        kind = str(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["model"]["kind"])
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = str(read_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))["model"]["kind"])
+        config = read_json((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("config.json is no mapping")
         tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, SafetensorError) as e:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
         raise BundleError(f"encoder {folder}: {', '.join(_FILES)} cannot be read ({type(e).__name__}: {e})") from e
     if not kind.startswith("encoders."):
         raise RecipeError(f"encoder {name}: this is a model of kind {kind}; name a run of a kind of encoders (recipe vq_pong)")

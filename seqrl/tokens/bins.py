@@ -12,6 +12,10 @@ from pydantic import Field, field_validator
 
 from seqrl.core.config import Frozen
 from seqrl.core.episode import Modality
+from seqrl.core.errors import RecipeError
+
+_MOST = 1 << 25
+"""Bins of all dimensions together; each takes sixteen bytes."""
 
 
 class Config(Frozen):
@@ -46,6 +50,8 @@ class Codec:
         self.width = self.tokens = modality.size
         self.vocab = config.bins
         self.share = f"bins{config.bins}"
+        if self.width * self.vocab > _MOST:
+            raise RecipeError(f"codec bins: {self.width:,} dimensions of {self.vocab:,} bins are too many; take fewer")
         low, high = modality.low or (-np.inf,) * self.width, modality.high or (np.inf,) * self.width
         if config.range:
             low, high = ([end] * self.width for end in config.range)
@@ -93,4 +99,9 @@ class Codec:
         return {"edges": self.edges.tolist(), "centers": self.centers.tolist()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.edges, self.centers = np.array(state["edges"], float), np.array(state["centers"], float)
+        """Raises ValueError where these are not the bins of such values."""
+        edges, centers = np.array(state["edges"], float), np.array(state["centers"], float)
+        shapes = edges.shape == (self.width, self.vocab + 1) and centers.shape == (self.width, self.vocab)
+        if not shapes or not (np.isfinite(edges).all() and np.isfinite(centers).all()) or (np.diff(edges) < 0).any():
+            raise ValueError(f"codec bins: {self.vocab} bins of {self.width} dimensions are finite numbers in rising order")
+        self.edges, self.centers = edges, centers

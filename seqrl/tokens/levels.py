@@ -15,6 +15,8 @@ from seqrl.core.config import Frozen
 from seqrl.core.episode import Modality
 from seqrl.core.errors import RecipeError
 
+_WIDEST = 1 << 16
+
 
 class Config(Frozen):
     """Settings of the levels codec."""
@@ -35,6 +37,8 @@ class Codec:
     def __init__(self, config: Config, modality: Modality) -> None:
         self.config = config
         self.width = self.tokens = modality.size
+        if self.width > _WIDEST:
+            raise RecipeError(f"codec levels: {self.width:,} dimensions are too many to keep the values of each; take bins")
         self.levels = [np.zeros(1) for _ in range(self.width)]
 
     @property

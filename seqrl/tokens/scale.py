@@ -65,4 +65,8 @@ class Codec:
         return {"by": float(self.by)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.by = float(state["by"])
+        """Raises ValueError where this is no divisor."""
+        by = float(state["by"])
+        if not 0 < by < math.inf:
+            raise ValueError(f"codec scale: a divisor is a finite number above 0 (got {by})")
+        self.by = by

@@ -76,4 +76,9 @@ class Codec:
         return {"center": self.center.tolist(), "spread": self.spread.tolist()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.center, self.spread = np.array(state["center"], float), np.array(state["spread"], float)
+        """Raises ValueError where these are not the statistics of such values."""
+        center, spread = np.array(state["center"], float), np.array(state["spread"], float)
+        finite = center.shape == spread.shape == (self.width,) and np.isfinite([center, spread]).all()
+        if not finite or (spread <= 0).any():
+            raise ValueError(f"codec vector: center and spread are {self.width} finite numbers each, spread above 0")
+        self.center, self.spread = center, spread
