@@ -4,6 +4,7 @@ Data that are not on this machine yet are brought or made here, once, before any
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from seqrl.core.errors import UserError
 from seqrl.data.convert import FORMAT
 from seqrl.data.dataset import OWN
 from seqrl.report.folder import as_list, read_json
-from seqrl.sources import _files
+from seqrl.sources import _files, _published
 
 
 class Contents:
@@ -47,8 +48,11 @@ class Contents:
         said = [fingerprint(raw, i, self.fetch) for i, raw in enumerate(cell.recipe.data.sources)]
         for name, revision in [(i.name, i.revision) for i in [cell.recipe.init] if i] + [(cell.recipe.world, None)]:
             if name:
+                if not self.fetch and not os.path.isdir(name):
+                    raise UserError(f"{name}: there is no such folder here, and only a run asks the Hub for it")
                 folder = bundle.find(name, revision)
-                said.append(_files.digest(folder, [*sorted(folder.glob("*.safetensors")), folder / "tokenizer.json"]))
+                parts = [*sorted(folder.glob("*.safetensors")), folder / "config.json", folder / "tokenizer.json"]
+                said.append(_files.digest(folder, parts))
         return "|".join(said)
 
 
@@ -60,7 +64,7 @@ def fingerprint(raw: dict[str, Any], number: int = 0, fetch: bool = True) -> str
     """
     module = kinds.load(str(raw["kind"]), "sources")
     own = {k: v for k, v in raw.items() if k not in OWN}
-    if not fetch and str(own.get("id")).startswith("hf://"):
+    if not fetch and _is_far(str(raw["kind"]), str(own.get("id"))):
         raise UserError(f"{own['id']} is on a Hub; a run brings it here")
     if not fetch and "download" in module.Config.model_fields:
         own["download"] = False
@@ -68,6 +72,11 @@ def fingerprint(raw: dict[str, Any], number: int = 0, fetch: bool = True) -> str
     if not fetch and str(raw["kind"]) == "collected" and not (_files.datasets_home() / str(config.id)).exists():
         raise UserError(f"{config.id} is not there yet; a run collects it")
     return str(module.Source(config).fingerprint())
+
+
+def _is_far(kind: str, id: str) -> bool:
+    """Whether data are somewhere else: tables may have a repository's bare name."""
+    return id.startswith("hf://") or (kind in ("parquet", "rows") and _published.repo_of(id) is not None)
 
 
 def stores(fingerprints: str) -> set[str]:

@@ -9,6 +9,8 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,13 +52,15 @@ def state_of(cell: Cell, folder: Path) -> State:
 def _is_of(cell: Cell, folder: Path) -> bool:
     """Whether the run in a folder is of the cell's recipe; what an earlier seqrl wrote is read as it is meant today."""
     wanted = cell.recipe.model_dump(mode="json")
+    return any(same(recipe, wanted) for recipe in recipes_of(folder))
+
+
+def recipes_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """The recipe of the run in a folder, as plain values: as it stands there, then as it is read today."""
     raw = read_yaml(folder / "recipe.yaml")
-    if same(raw, wanted):
-        return True
-    try:
-        return same(recipes.parse(json.dumps(raw, default=str), "recipe.yaml").model_dump(mode="json"), wanted)
-    except RecipeError:
-        return False
+    yield raw
+    with suppress(RecipeError):
+        yield recipes.parse(json.dumps(raw, default=str), "recipe.yaml").model_dump(mode="json")
 
 
 def saved_step(folder: Path) -> int:
@@ -129,9 +133,12 @@ def lock(folder: Path) -> int | None:
     fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(fd)
         return None
+    except OSError:
+        # Some network disks know no locks; there it is the user's own care.
+        pass
     return fd
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from seqrl.bench.cost import Costs
 from seqrl.bench.plan import Cell
 from seqrl.bench.results import read_run
 from seqrl.bench.show import Board
+from seqrl.sources._files import why
 from seqrl.train.progress import spell
 from seqrl.train.signals import Interrupted, Stop, politely
 
@@ -65,7 +67,7 @@ class _Child:
     """A run under way."""
 
     def __init__(self, job: Job, fd: int) -> None:
-        self.job, self.began = job, time.monotonic()
+        self.job, self.began, self.asked = job, time.monotonic(), False
         self.first = folders.saved_step(job.folder)
         begun = (job.folder / "recipe.yaml").is_file()
         words = ["--resume", str(job.folder)] if begun else [str(job.recipe), "--out", str(job.folder)]
@@ -99,25 +101,29 @@ class _Child:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         seconds, steps = time.monotonic() - self.began, max(self.step - self.first, 0)
-        folders.add_cost(self.job.folder, seconds, cpu, steps, code)
+        # On a full disk the cost is lost and the other runs are not.
+        with suppress(OSError):
+            folders.add_cost(self.job.folder, seconds, cpu, steps, code)
         return code
 
 
 class Runner:
     """The cells of a suite under way."""
 
-    def __init__(self, jobs: Sequence[Job], at_once: int, costs: Costs, board: Board) -> None:
-        """``jobs``: all cells of the suite; those that are finished are only counted."""
+    def __init__(self, jobs: Sequence[Job], at_once: int, costs: Costs, board: Board, result: Round | None = None) -> None:
+        """``jobs``: all cells of the suite; those that are finished are only counted. ``result``: what is filled."""
         self.every, self.at_once, self.costs, self.board = list(jobs), at_once, costs, board
         self.waiting: list[Job] = []
         self.running: list[_Child] = []
-        self.result = Round()
+        self.result = Round() if result is None else result
         self.all_steps = sum(j.cell.recipe.train.steps for j in jobs)
 
     def go(self, stop: Stop) -> Round:
         """Runs until nothing is left to run, or somebody asks to stop: then every child has saved when this returns."""
         for job in self.every:
             self._sort(job)
+        if self.every and len(self.result.finished) == len(self.every):
+            self.board.say(f"all {len(self.every):,} cells are finished already, so nothing is run")
         looked = 0.0
         try:
             while self.waiting or self.running:
@@ -156,17 +162,27 @@ class Runner:
         for job in list(self.waiting):
             if len(self.running) >= self.at_once:
                 return
-            job.folder.mkdir(parents=True, exist_ok=True)
-            fd = folders.lock(job.folder)
-            if fd is None:
-                continue
-            self.waiting.remove(job)
-            # Whoever had the lock before may have finished it.
-            if folders.state_of(job.cell, job.folder).kind == "finished":
-                os.close(fd)
-                self._done(job)
-            else:
-                self.running.append(_Child(job, fd))
+            try:
+                begun = self._begin(job)
+            except OSError as e:
+                begun = True
+                self._fail(job, f"{job.folder}: cannot be written ({why(e)}); make room, or name another folder with --out")
+            if begun:
+                self.waiting.remove(job)
+
+    def _begin(self, job: Job) -> bool:
+        """Starts a cell, or counts one that is finished by now; False where somebody else is at it."""
+        job.folder.mkdir(parents=True, exist_ok=True)
+        fd = folders.lock(job.folder)
+        if fd is None:
+            return False
+        # Whoever had the lock before may have finished it.
+        if folders.state_of(job.cell, job.folder).kind == "finished":
+            os.close(fd)
+            self._done(job)
+        else:
+            self.running.append(_Child(job, fd))
+        return True
 
     def _has_ended(self, child: _Child) -> bool:
         code = child.ended()
@@ -176,12 +192,12 @@ class Runner:
         if folders.state_of(job.cell, job.folder).kind == "finished":
             self.costs.look([(job.cell, job.folder)])
             self._done(job)
-        elif code != 128 + signal.SIGINT:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        elif code not in (128 + signal.SIGINT, -signal.SIGINT) and not child.asked:
             # What it said last comes first, for whoever shows a single line.
             *before, last = folders.tail(job.folder) or ["it said nothing"]
             words = "\n".join(f"    {line}" for line in (*before, last))
-            self._fail(job, f"{how}: {last.removeprefix('seqrl: ')}\n{words}\n    (all of it: {job.folder / folders.LOG})")
+            words += f"\n    (all of it: {job.folder / folders.LOG})"
+            self._fail(job, f"{_ending(code)}: {last.removeprefix('seqrl: ')}\n{words}")
         else:
             self.waiting.append(job)
         return True
@@ -200,7 +216,7 @@ class Runner:
 
     def _ask(self, number: int) -> None:
         for child in self.running:
-            if not hasattr(child, "asked") and child.process.poll() is None:
+            if not child.asked and child.process.poll() is None:
                 child.asked = True
                 child.process.send_signal(number)
 
@@ -214,18 +230,24 @@ class Runner:
         self.board.at(len(self.result.finished), len(self.every), min(done, self.all_steps), self.all_steps, eta, running)
 
 
-def run_all(jobs: Sequence[Job], at_once: int, costs: Costs, board: Board, again: str) -> Round:
+def _ending(code: int) -> str:
+    """How a process ended, by its exit code; real-time signals have no names."""
+    names = {s.value: s.name for s in signal.Signals}
+    return f"was ended by {names.get(-code, f'signal {-code}')}" if code < 0 else f"ended with code {code}"
+
+
+def run_all(jobs: Sequence[Job], at_once: int, costs: Costs, board: Board, again: str, result: Round) -> None:
     """Runs every cell that is not finished.
 
     Args:
         at_once: how many at a time. again: the command that goes on, for the message.
+        result: gets what comes of them, one by one, so that it is known also where this is left early.
 
     Raises:
         Interrupted: asked to stop; every run has saved.
     """
     with politely() as stop:
-        result = Runner(jobs, at_once, costs, board).go(stop)
+        Runner(jobs, at_once, costs, board, result).go(stop)
     if stop and len(result.finished) + len(result.failed) < len(jobs):
         done = f"{len(result.finished):,} of {len(jobs):,} cells are finished, and those that were running have saved"
         raise Interrupted(f"stopped; {done}. Go on with: {again}", stop.signal)
-    return result

@@ -6,12 +6,15 @@ interquartile mean over runs, its interval by a bootstrap that is stratified ove
 is what varies from seed to seed, so it is what is drawn anew; episodes are drawn within the runs that were.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 RESAMPLES = 2_000
 LEVEL = 0.95
+_AT_ONCE = 4_000_000
+"""Numbers drawn at a time, so that a table of many seeds and episodes needs no more memory than a small one."""
 
 
 def iqm(values: np.ndarray) -> np.ndarray:
@@ -38,8 +41,11 @@ def of_episodes(runs: Sequence[np.ndarray], seed: int = 0) -> tuple[float, tuple
     if len({len(r) for r in runs}) == 1:
         every = np.stack(runs)
         chosen = rng.integers(0, len(runs), (RESAMPLES, len(runs), 1))
-        drawn = every[chosen, rng.integers(0, length, (RESAMPLES, len(runs), length))]
-        return point, _ends(iqm(drawn.reshape(RESAMPLES, -1)))
+        middles = []
+        for block in np.array_split(chosen, min(RESAMPLES, math.ceil(RESAMPLES * every.size / _AT_ONCE))):
+            drawn = every[block, rng.integers(0, length, (len(block), *every.shape))]
+            middles.append(iqm(drawn.reshape(len(block), -1)))
+        return point, _ends(np.concatenate(middles))
     found = []
     for _ in range(RESAMPLES):
         picked = [runs[i] for i in rng.integers(0, len(runs), len(runs))]

@@ -112,16 +112,16 @@ def _whole(axes: Axes, results: Results) -> None:
     for w in results.wholes:
         share, low, high = numbers.profile(list(w.tasks.values()), taus)
         ink = colour(results, w.method)
-        axes.fill_between(taus, low, high, color=ink, alpha=0.13, linewidth=0)
+        axes.fill_between(taus, low, high, step="post", color=ink, alpha=0.13, linewidth=0)
         axes.plot(taus, share, color=ink, dashes=_dashes(results, w.method), drawstyle="steps-post")
         ends.append((w.method, share, ink))
     _name_lines(axes, taus, ends)
     _share(axes)
     axes.set_xlabel("τ, normalised score", loc="right")
     number_of = len(results.wholes[0].tasks)
-    axes.set_title(
-        f"share of runs above τ, mean over {number_of} datasets, with 95 % bands", loc="left", color=MUTED, fontsize=10
-    )
+    bands = ", with 95 % bands" if any(w.ci for w in results.wholes) else ""
+    told = f"share of runs above τ, mean over {number_of} datasets{bands}"
+    axes.set_title(told, loc="left", color=MUTED, fontsize=10)
 
 
 def _episodes(axes: Axes, results: Results, dataset: str, name: str, label: bool, left: bool) -> None:
@@ -139,7 +139,9 @@ def _episodes(axes: Axes, results: Results, dataset: str, name: str, label: bool
     _share(axes)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(labelsize=8)
-    if not left:
+    if left:
+        axes.set_ylabel("episodes above τ", fontsize=8)
+    else:
         axes.set_yticklabels([])
     unit = "" if rows[0].normalised else " (return)"
     axes.set_title(_short(name) + unit, loc="left", color=INK, fontsize=8.5, fontweight="bold")

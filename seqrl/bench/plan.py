@@ -135,13 +135,18 @@ def _seeded(cells: Sequence[Cell], seeds: Iterable[int]) -> Iterator[Cell]:
 
 
 def _twice(cells: Sequence[Cell]) -> list[str]:
-    """Methods that would be the same run under two names."""
+    """Methods, or datasets, that would be the same run under two names."""
     seen: dict[str, Cell] = {}
     wrong = []
     for cell in cells:
         first = seen.setdefault(digest(cell.recipe.model_dump(mode="json"), ""), cell)
-        if first is not cell:
-            wrong.append(f"methods {first.method} and {cell.method} are one and the same run on {cell.dataset}; leave one out")
+        if first is cell:
+            continue
+        if first.dataset == cell.dataset:
+            names = f"methods {first.method} and {cell.method} are one and the same run on {cell.dataset}"
+        else:
+            names = f"{first.method} on {first.dataset} and {cell.method} on {cell.dataset} are one and the same run"
+        wrong.append(f"{names}; leave one out")
     return wrong
 
 
@@ -166,13 +171,14 @@ def _recipe(
 
 
 def _parsed(file: str, settings: Sequence[Setting], overrides: Sequence[str], where: Where, label: str) -> Recipe:
-    texts = {f"{key}={_spelled(value)}": place for place, key, value in settings}
+    # A list and not a mapping: of what stands in two places, the last one wins.
+    texts = [(f"{key}={_spelled(value)}", place) for place, key, value in settings]
     try:
-        return recipes.load(file, [*texts, *overrides])
+        return recipes.load(file, [*(text for text, _ in texts), *overrides])
     except RecipeError as e:
         # Recipes know overrides from the command line alone; here most of them stand in a file.
         told = str(e)
-        for text, place in texts.items():
+        for text, place in reversed(texts):
             told = told.replace(f"command line '{text}'", _place(place, where, label))
         raise RecipeError(told) from e
 

@@ -11,6 +11,8 @@ from seqrl.bench.results import Results, Run
 from seqrl.train.progress import spell
 
 _TOLD = ("seqrl", "torch", "gymnasium", "mujoco", "minari", "numpy", "python")
+_DECIDE = _TOLD[:4]
+"""Packages whose versions may change a score; a cell's name knows nothing of them."""
 
 
 def protocol(results: Results, jobs: int) -> list[str]:
@@ -18,7 +20,17 @@ def protocol(results: Results, jobs: int) -> list[str]:
     runs = results.runs
     if not runs:
         return []
-    return [_counts(results), _numbers(), _made(runs, jobs)]
+    return [_counts(results), _numbers(), " ".join([_made(runs, jobs), *mixed(results)])]
+
+
+def mixed(results: Results) -> list[str]:
+    """A sentence for each mixture of versions within a row, whose ± is then not that of seeds alone."""
+    found: dict[str, list[str]] = {}
+    for row in results.rows:
+        versions = {name: sorted({r.versions[name] for r in row.runs if name in r.versions}) for name in _DECIDE}
+        if told := ", ".join(f"{name} {' and '.join(v)}" for name, v in versions.items() if len(v) > 1):
+            found.setdefault(told, []).append(f"{row.method} on {row.dataset}")
+    return [f"Runs of one row were played with several versions, {told}: {'; '.join(rows)}." for told, rows in found.items()]
 
 
 def _counts(results: Results) -> str:

@@ -6,7 +6,8 @@ of its cells. The table is written from whatever is finished, also where cells f
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from seqrl.bench import folder as folders
 from seqrl.bench import pictures, table
 from seqrl.bench.cost import Costs
 from seqrl.bench.data import Contents, learned_from, stores
-from seqrl.bench.jobs import Job, run_all
+from seqrl.bench.jobs import Job, Round, run_all
 from seqrl.bench.page import page
 from seqrl.bench.plan import Suite, same
 from seqrl.bench.protocol import protocol
@@ -22,8 +23,8 @@ from seqrl.bench.results import Results, gather, read_run
 from seqrl.bench.show import board
 from seqrl.bench.suite import CELLS
 from seqrl.core.errors import UserError
-from seqrl.report.folder import read_yaml
 from seqrl.report.ink import png
+from seqrl.sources._files import why
 
 WRITTEN = ("results.json", "table.md", "table.csv", "report.html", "table.png", "profile.png")
 
@@ -74,13 +75,14 @@ def bench(suite: Suite, out: Path, at_once: int, again: str) -> tuple[Results, d
         _write(job.recipe, f"# A cell of the suite {suite.config.name}: {job.cell.label}\n{job.cell.recipe.dump()}")
     costs = Costs(suite.config)
     costs.look((j.cell, j.folder) for j in found.jobs)
-    failed = dict(found.missing)
     with board(suite.config.name) as told:
-        for label, why in found.missing.items():
-            told.say(f"FAILED  {label}: {why}")
+        for label, said in found.missing.items():
+            told.say(f"FAILED  {label}: {said}")
+        came = Round()
         try:
-            failed |= run_all(found.jobs, at_once, costs, told, again).failed
+            run_all(found.jobs, at_once, costs, told, again, came)
         finally:
+            failed = found.missing | came.failed
             results = write(suite, out, found.jobs, failed, at_once)
     return results, failed
 
@@ -104,13 +106,23 @@ def write(suite: Suite, out: Path, jobs: Sequence[Job], failed: dict[str, str], 
 
 
 def _write(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_bytes(content.encode() if isinstance(content, str) else content)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises UserError, naming ``path``, where the disk refuses what is written in the block."""
     try:
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        yield
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({why(e)}); make room, or name another folder with --out") from e
 
 
 def take(suite: Suite, out: Path, home: Path) -> list[str]:
@@ -122,29 +134,45 @@ def take(suite: Suite, out: Path, home: Path) -> list[str]:
 
     Returns:
         a line for each run.
+
+    Raises:
+        UserError: there is no such folder, or the runs cannot be moved.
     """
     said, contents = [], Contents()
     runs = [home] if (home / "recipe.yaml").is_file() else sorted(p.parent for p in home.glob("*/recipe.yaml"))
+    if not home.is_dir():
+        raise UserError(f"{home}: there is no such folder; --take names a run, or a folder of runs")
     if not runs:
-        raise UserError(f"{home}: there is no run in it (no recipe.yaml)")
+        # The same command, typed again, has taken them all.
+        return [f"nothing {home}: there is no run in it (no recipe.yaml)"]
     jobs = survey(suite, out).jobs
     for run in runs:
-        raw = read_yaml(run / "recipe.yaml")
-        job = next((j for j in jobs if same(raw, j.cell.recipe.model_dump(mode="json"))), None)
-        why = "no cell of this suite" if job is None else _obstacle(job, run, contents)
-        if why:
-            said.append(f"left    {run}: {why}")
-            continue
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        alike = list(folders.recipes_of(run))
+        job = next((j for j in jobs if any(same(a, j.cell.recipe.model_dump(mode="json")) for a in alike)), None)
+        obstacle = "no cell of this suite" if job is None else _obstacle(job, run, contents)
+        if not obstacle:
+            with _writing(job.folder):
+                obstacle = _move(job, run)
+        said.append(f"left    {run}: {obstacle}" if obstacle else f"taken   {run} as {job.folder.name}")
+    return said
+
+
+def _move(job: Job, run: Path) -> str:
+    """Puts a finished run in the place of a cell; says why it is not done where another process is at work there."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    fd = folders.lock(job.folder)
+    if fd is None:
+        return f"another process is at work in {job.folder}"
+    try:
         seconds = (run / "eval.json").stat().st_mtime - (run / "recipe.yaml").stat().st_mtime
-        if job.folder.is_dir():
-            shutil.rmtree(job.folder)
+        shutil.rmtree(job.folder)
         shutil.move(run, job.folder)
         # Between the first file of a run and its last one; of a run that was stopped in between it is too little.
         if not folders.costs_of(job.folder) and seconds > 0:
             folders.add_cost(job.folder, seconds, None, job.cell.recipe.train.steps, 0, taken=True)
-        said.append(f"taken   {run} as {job.folder.name}")
-    return said
+    finally:
+        os.close(fd)
+    return ""
 
 
 def _obstacle(job: Job, run: Path, contents: Contents) -> str:
@@ -153,6 +181,9 @@ def _obstacle(job: Job, run: Path, contents: Contents) -> str:
         return "it is not finished"
     if folders.state_of(job.cell, job.folder).kind == "finished":
         return f"{job.folder.name} is finished already"
-    if not set(learned_from(run, job.cell.recipe.train.steps)) <= stores(contents.of(job.cell)):
+    learned = set(learned_from(run, job.cell.recipe.train.steps))
+    if not learned:
+        return "its checkpoint does not say what it was trained on"
+    if not learned <= stores(contents.of(job.cell)):
         return f"it was trained on other data than {job.cell.dataset} is now"
     return ""

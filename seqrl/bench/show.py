@@ -12,6 +12,11 @@ _EVERY = 30.0
 """Seconds between plain lines."""
 
 
+def plain(words: str) -> str:
+    """Somebody's words without anything that could steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in words)
+
+
 class Board(Protocol):
     """What a suite under way tells."""
 
@@ -44,13 +49,13 @@ class _Live:
         self.live, self.task = live, live.add_task(escape(title), total=None, told="", running="")
 
     def say(self, line: str) -> None:
-        self.live.console.print(line, markup=False)
+        self.live.console.print(plain(line), markup=False)
 
     def at(self, cells: int, of: int, steps: int, all_steps: int, left: float | None, running: str) -> None:
         from rich.markup import escape
 
         told = _told(cells, of, steps, all_steps, left)
-        self.live.update(self.task, total=max(all_steps, 1), completed=steps, told=told, running=escape(running))
+        self.live.update(self.task, total=max(all_steps, 1), completed=steps, told=told, running=escape(plain(running)))
 
 
 class _Lines:
@@ -58,7 +63,7 @@ class _Lines:
         self.title, self.said = title, float("-inf")
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(plain(line), file=sys.stderr, flush=True)
 
     def at(self, cells: int, of: int, steps: int, all_steps: int, left: float | None, running: str) -> None:
         now = time.monotonic()
@@ -66,7 +71,7 @@ class _Lines:
             return
         self.said = now
         said = f"{self.title}  {_told(cells, of, steps, all_steps, left)}  {running}"
-        print(said.rstrip(), file=sys.stderr, flush=True)
+        print(plain(said).rstrip(), file=sys.stderr, flush=True)
 
 
 def _told(cells: int, of: int, steps: int, all_steps: int, left: float | None) -> str:

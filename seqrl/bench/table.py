@@ -71,6 +71,7 @@ def seeds(results: Results, row: Row) -> str:
     return str(len(row.runs)) if len(row.runs) == wanted else f"{len(row.runs)} of {wanted}"
 
 
+# The last column is for suites that name published figures.
 HEAD = ("dataset", "method", "mean ± sd", "IQM", "95 % interval", "asked", "seeds", "published")
 
 
@@ -97,8 +98,9 @@ def markdown(suite: Suite, results: Results, protocol: Sequence[str], failed: di
     """The whole page in Markdown."""
     config = suite.config
     out = [f"# {config.name}", ""] + ([config.about, ""] if config.about else [])
-    out += [_line(HEAD), "|---|---|---:|---:|---:|---:|---:|---|"]
-    out += [_line(cells(results, row)) for row in results.rows]
+    wide = len(HEAD) if config.published else len(HEAD) - 1
+    out += [_line(HEAD[:wide]), "|" + "|".join(("---", "---", *["---:"] * 5, "---")[:wide]) + "|"]
+    out += [_line(cells(results, row)[:wide]) for row in results.rows]
     if results.wholes:
         number = len(results.wholes[0].tasks)
         out += ["", f"Over the {number} datasets on which every method has a normalised score:", ""]

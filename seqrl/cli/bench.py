@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,11 +31,15 @@ def bench_command(
     name, overrides = (words[0], words[1:]) if words and "=" not in words[0] else (None, words or [])
     from seqrl.bench import plan
     from seqrl.bench.jobs import cores, threads
+    from seqrl.bench.protocol import mixed
+    from seqrl.bench.show import plain
     from seqrl.bench.suite import SHELF
     from seqrl.core import shelf
 
     if name is None:
         raise UserError(f"name a suite: {', '.join(shelf.names(SHELF))}, or a file")
+    if dry_run and take is not None:
+        raise UserError("--dry-run only says what there is, and --take moves runs; leave one of them out")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names the folder of all benchmarks")
     suite = plan.load(name, overrides, seeds)
@@ -43,12 +48,14 @@ def bench_command(
 
     if take is not None:
         for line in run.take(suite, out, take):
-            typer.echo(line)
+            typer.echo(plain(line))
     if dry_run:
         _show_plan(suite, out, at_once)
         return
-    results, failed = run.bench(suite, out, at_once, shlex.join(["seqrl", *sys.argv[1:]]))
+    results, failed = run.bench(suite, out, at_once, _again(sys.argv[1:]))
     _show(results)
+    for line in mixed(results):
+        typer.echo(plain(line), err=True)
     home = out / suite.config.name
     for file in run.WRITTEN if results.runs else ():
         if (home / file).is_file():
@@ -57,6 +64,12 @@ def bench_command(
         cells = f"{len(failed)} of {len(suite.cells)} cells"
         typer.echo(f"{cells} failed; the same command tries them again", err=True)
         raise typer.Exit(1)
+
+
+def _again(words: Sequence[str]) -> str:
+    """The command that goes on: what was typed, without ``--take DIR``, whose runs have been taken."""
+    kept = [w for i, w in enumerate(words) if not w.startswith("--take=") and "--take" not in words[max(i - 1, 0) : i + 1]]
+    return shlex.join(["seqrl", *kept])
 
 
 def _show_plan(suite: "Suite", out: Path, at_once: int) -> None:
@@ -68,6 +81,7 @@ def _show_plan(suite: "Suite", out: Path, at_once: int) -> None:
     from seqrl.bench import folder as folders
     from seqrl.bench import run
     from seqrl.bench.cost import Costs
+    from seqrl.bench.show import plain
     from seqrl.train.progress import spell
 
     found, costs = run.survey(suite, out, fetch=False), Costs(suite.config)
@@ -86,11 +100,11 @@ def _show_plan(suite: "Suite", out: Path, at_once: int) -> None:
             told = "to do, no data"
         else:
             told = words.get(state.kind, f"begun, {state.step:,} steps" if state.kind == "begun" else "to do")
-        table.add_row(Text(cell.method), Text(cell.dataset), str(cell.seed), f"{steps:,}", told)
+        table.add_row(Text(plain(cell.method)), Text(plain(cell.dataset)), str(cell.seed), f"{steps:,}", told)
     console = Console(highlight=False)
     console.print(table)
     for why in dict.fromkeys(found.missing.values()):
-        typer.echo(f"no data  {why}")
+        typer.echo(plain(f"no data  {why}"))
     seconds, done = costs.left(left, at_once), len(suite.cells) - len(left)
     how = "nobody knows how long they take" if seconds is None else f"about {spell(seconds)}, {at_once} at a time"
     rest = f"{len(left)} are left, {how}" if left else "none is left"
@@ -103,6 +117,7 @@ def _show(results: "Results") -> None:
     from rich.text import Text
 
     from seqrl.bench import table as tables
+    from seqrl.bench.show import plain
 
     if not results.rows:
         return
@@ -111,12 +126,13 @@ def _show(results: "Results") -> None:
     for i, column in enumerate(tables.HEAD[: 8 if published else 7]):
         shown.add_column(column, justify="left" if i in (0, 1, 7) else "right")
     for row in results.rows:
-        shown.add_row(*(Text(w) for w in tables.cells(results, row)[: 8 if published else 7]))
+        shown.add_row(*(Text(plain(w)) for w in tables.cells(results, row)[: 8 if published else 7]))
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, Console(width=500).measure(shown).maximum))
     console.print(shown)
     for w in results.wholes:
-        typer.echo(f"{w.method}: IQM {tables.one(w.iqm)} ({tables.interval(w.ci)}) over {len(w.tasks)} datasets")
+        ends = f" ({tables.interval(w.ci)})" if w.ci else ""
+        typer.echo(plain(f"{w.method}: IQM {tables.one(w.iqm)}{ends} over {len(w.tasks)} datasets"))
     for line in tables.legend(results):
-        typer.echo(line)
+        typer.echo(plain(line))

@@ -47,6 +47,8 @@ class Codec(Protocol):
 
     A codec of texts or pictures says so by an attribute ``reads``, the kinds of modality it takes; all others get numbers.
 
+    One whose statistics are means alone, which a sample of the data tells, says ``learns = "means"``.
+
     A continuous codec (``continuous`` true) gives ``[..., width]`` numbers and has ``vocab`` 0; a discrete one gives
     ``[..., width]`` int64 codes in ``[0, vocab)``. A codec whose values differ in length fills up with its ``pad``, the last
     code, and tells the real ones by ``lengths(codes) -> (N,)``; a codec of pictures describes them by ``image``. One that

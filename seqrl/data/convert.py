@@ -20,7 +20,7 @@ from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.errors import DataError
 from seqrl.data.gather import flush
 from seqrl.data.partial import STEPS, Partial, clear, put
-from seqrl.sources._files import Progress, one_at_a_time, why
+from seqrl.sources._files import Progress, one_at_a_time, passing, why
 
 FORMAT = 1
 """Raised whenever the files change, so that an older cache is not misread but made anew."""
@@ -44,11 +44,12 @@ def convert(source: Source, path: Path, fingerprint: str, progress: Progress | N
     """Makes the store of ``source`` at ``path``, or goes on where an interrupted conversion left off.
 
     Call it under ``one_at_a_time(path)``. A source that has ``walk(first)`` (its episodes from that one on) and ``expected()``
-    (how many there are, as far as it knows) is read so, any other by ``len`` and ``episode(i)``.
+    (how many there are, as far as it knows) is read so, any other by ``len`` and ``episode(i)``. One whose id others may have
+    too, such as a folder's name, says by ``place`` where it lies.
 
     Raises:
         DataError: no steps at all, a NaN or infinity, a value outside its bounds (nothing is left behind); or the disk is full
-            or cannot be written (what is converted is kept).
+            or cannot be written, or the source cannot be read for now (what is converted is kept).
     """
     folder = path.parent / f".{path.name}.partial"
     partial = None
@@ -58,9 +59,9 @@ def convert(source: Source, path: Path, fingerprint: str, progress: Progress | N
             texts = [f"{part}.{n}" for part in ("obs", "act") for n, m in getattr(spec, part).items() if m.kind == "text"]
             # Written by columns, so bounds and names that changed with seqrl itself begin anew as well.
             about = {"store": FORMAT, "fingerprint": fingerprint, "spec": spec.to_json()}
-            partial = Partial(folder, columns(spec), texts, about)
+            partial = Partial(folder, columns(spec), texts, about, [spec.id, str(getattr(source, "place", ""))])
             if not partial.episodes:
-                _forget(spec.id, folder)
+                _forget(partial)
             _fill(partial, source, progress)
             _finish(partial, spec, fingerprint)
         clear(folder)
@@ -71,10 +72,13 @@ def convert(source: Source, path: Path, fingerprint: str, progress: Progress | N
         flush(path.parent)
     except BaseException as e:
         # Broken data stay broken; everything else may pass.
-        kept = partial.leave(keep=not isinstance(e, DataError)) if partial else 0
+        broken = isinstance(e, DataError)
+        kept = partial.leave(keep=not broken or passing(e)) if partial else 0
+        said = f"{kept:,} episodes are kept, so doing it again goes on from there" if kept else "nothing was left behind"
         if isinstance(e, OSError):
-            said = f"{kept:,} episodes are kept, so doing it again goes on from there" if kept else "nothing was left behind"
             raise DataError(f"{path}: could not be written: {why(e)}; {said}") from e
+        if broken and kept:
+            raise DataError(f"{e}; {said}") from e
         raise
 
 
@@ -102,11 +106,14 @@ def _fill(partial: Partial, source: Source, progress: Progress | None) -> None:
 
 
 def _episodes(source: Source, first: int) -> Iterator[Episode]:
-    if hasattr(source, "walk"):
-        yield from source.walk(first)
-    else:
-        for i in range(first, len(source)):
-            yield source.episode(i)
+    try:
+        if hasattr(source, "walk"):
+            yield from source.walk(first)
+        else:
+            for i in range(first, len(source)):
+                yield source.episode(i)
+    except OSError as e:
+        raise DataError(f"{source.spec.id}: cannot be read: {why(e)}") from e
 
 
 def _finish(partial: Partial, spec: EpisodeSpec, fingerprint: str) -> None:
@@ -126,10 +133,10 @@ def _finish(partial: Partial, spec: EpisodeSpec, fingerprint: str) -> None:
     put(folder / ABOUT, json.dumps(about | {"spec": spec.to_json()}))
 
 
-def _forget(id: str, ours: Path) -> None:
+def _forget(ours: Partial) -> None:
     """Removes interrupted conversions of other contents of the same dataset: nobody will go on with them."""
-    for folder in ours.parent.glob(".*.partial"):
-        if folder != ours and Partial.id(folder) == id:
+    for folder in ours.folder.parent.glob(".*.partial"):
+        if folder != ours.folder and Partial.origin_of(folder) == ours.origin:
             # One that is under way in another process is locked.
             with suppress(DataError), one_at_a_time(folder.parent / folder.name[1 : -len(".partial")], wait=False):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -15,24 +15,42 @@ from seqrl.data.tokenizer import Tokenizer, take_fields
 from seqrl.data.windows import Starts, Windows
 
 SAMPLE = 1 << 18
-"""Steps that codecs are fitted on where there are more than ``most``; a mean is then known to a 500th of a deviation."""
+"""Steps that means are learned from where there are more than ``most``: each is then known to a 500th of a deviation."""
 
 
 def fit(tokenizer: Tokenizer, dataset: Dataset, most: int = 2_000_000) -> None:
-    """Fits the tokenizer on the training episodes' real steps: all of them, or an even sample where there are too many."""
+    """Fits the tokenizer on the training episodes' real steps: all of them, or an even sample where there are too many.
+
+    A sample is of ``most`` steps at most, and smaller where means alone are learned. Of texts it then is every one there is: a
+    codec must know the longest.
+    """
     names = {f for s in tokenizer.slots.values() for f in s.fields}
-    stride = 1 if dataset.steps <= most else -(-dataset.steps // min(SAMPLE, most))
+    strides = {n: _stride(dataset.steps, s, most) for n, s in tokenizer.slots.items()}
     parts: list[dict[str, dict[str, np.ndarray]]] = []
     for i in range(len(dataset.stores)):
         here = dataset.train.pick(dataset.train.store == i)
-        rows = _every(stride, here.row - dataset.first_row[i], here.length)
-        columns, last = store_columns(dataset, i, names), last_rows(dataset.stores[i])[rows]
-        shown = {n: _worth_seeing(s, columns, rows) for n, s in tokenizer.slots.items()}
-        parts.append({n: take_fields(s, columns, rows[shown[n]], last[shown[n]]) for n, s in tokenizer.slots.items()})
+        columns, last = store_columns(dataset, i, names), last_rows(dataset.stores[i])
+        seen = {k: _every(k, here.row - dataset.first_row[i], here.length) for k in set(strides.values())}
+        part = {}
+        for n, s in tokenizer.slots.items():
+            if s.modality.kind == "text" and strides[n] > 1:
+                part[n] = {s.fields[0]: columns[s.fields[0]].all()}
+                continue
+            rows = seen[strides[n]]
+            rows = rows[_worth_seeing(s, columns, rows)]
+            part[n] = take_fields(s, columns, rows, last[rows])
+        parts.append(part)
     columns = {n: {f: _joined([p[n][f] for p in parts]) for f in s.fields} for n, s in tokenizer.slots.items()}
     config = dataset.config
     told = {n: getattr(config, n) for n in ("discount", "delayed", "termination_penalty")}
     tokenizer.fit(columns, asked_returns(dataset), **told)
+
+
+def _stride(steps: int, slot: SlotCodec, most: int) -> int:
+    """One step in how many the codec of a slot sees."""
+    if steps <= most:
+        return 1
+    return -(-steps // (min(SAMPLE, most) if getattr(slot.codec, "learns", "all") == "means" else most))
 
 
 def _every(stride: int, row: np.ndarray, length: np.ndarray) -> np.ndarray:

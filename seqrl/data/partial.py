@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seqrl.core.errors import DataError
 from seqrl.data.gather import Layout, bytes_of, gather
 
 FORMAT = 1
@@ -25,6 +26,8 @@ EPISODES = 1000
 """Episodes that may be lost, at most; fewer where they are large."""
 _BYTES = 64 << 20
 _JOURNAL, _INFOS, _TEXTS, _TABLE = "journal.json", "infos.raw", "texts.raw", "episodes.raw"
+_MOST_INFOS = (1 << 31) - 1
+"""Bytes of all infos together: Arrow counts those of a column of texts in 32 bits."""
 _FACTS = np.dtype([(n, "<i8") for n in ("row", "length", "seed", "index", "info")] + [("total", "<f8"), ("terminated", "u1")])
 
 
@@ -33,16 +36,18 @@ class Partial:
 
     Attributes:
         episodes, rows: how many there are. words: text column -> its texts and their numbers.
+        origin: which dataset it is of, its id and place.
     """
 
-    def __init__(self, folder: Path, layout: Layout, texts: list[str], about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, layout: Layout, texts: list[str], about: Mapping[str, Any], origin: list[str]) -> None:
         """Takes up what lies in ``folder``, or begins there.
 
         Args:
             layout: the columns. texts: those among them that hold numbers of texts.
             about: plain JSON; a conversion that was begun with another is begun anew.
+            origin: the dataset's id and place. The same content may be gone on with from another place.
         """
-        self.folder, self.layout = folder, layout
+        self.folder, self.layout, self.origin = folder, layout, origin
         self._about = {"format": FORMAT, "columns": {n: [d, list(s)] for n, (d, s) in layout.items()}, **about}
         self._width = {n: bytes_of(*kind) for n, kind in layout.items()}
         self.words: dict[str, dict[str, int]] = {n: {} for n in texts}
@@ -91,10 +96,10 @@ class Partial:
             return False
 
     @staticmethod
-    def id(folder: Path) -> str | None:
-        """The id of the dataset that an interrupted conversion is of."""
+    def origin_of(folder: Path) -> list[str] | None:
+        """The id and place of the dataset that an interrupted conversion is of."""
         with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            return json.loads((folder / _JOURNAL).read_text(encoding="utf-8"))["about"]["spec"]["id"]
+            return json.loads((folder / _JOURNAL).read_text(encoding="utf-8"))["origin"]
         return None
 
     def numbers(self, name: str, texts: np.ndarray) -> np.ndarray:
@@ -111,6 +116,9 @@ class Partial:
         for name, file in self._raw().items():
             self._append(file, np.ascontiguousarray(values[name], self.layout[name][0]))
         told = info.encode()
+        if self._infos + len(told) > _MOST_INFOS:
+            said = f"more than {_MOST_INFOS:,} bytes of info about the episodes up to {self.episodes}"
+            raise DataError(f"{self.origin[0]}: {said}; leave some of it out")
         line = np.zeros(1, _FACTS)
         for key, value in (dict(facts) | {"row": self.rows, "info": self._infos + len(told)}).items():
             line[key] = value
@@ -134,7 +142,8 @@ class Partial:
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        journal = {"about": self._about, "episodes": self.episodes, "rows": self.rows, "whole": whole}
+        journal = {"about": self._about, "origin": self.origin}
+        journal |= {"episodes": self.episodes, "rows": self.rows, "whole": whole}
         put(self.folder / _JOURNAL, json.dumps(journal | {"infos": self._infos, "texts": self._texts}))
         self.certain, self._since, self.whole = self.episodes, 0, whole
 
@@ -155,8 +164,6 @@ class Partial:
         """The episodes ``(N,)`` as they were added, and their infos."""
         table = np.fromfile(self.folder / _TABLE, _FACTS)
         ends = np.concatenate([[0], table["info"]])
-        if ends[-1] >= 1 << 31:
-            raise OSError("more than 2 GB of facts about its episodes")
         content = (self.folder / _INFOS).read_bytes()
         return table, pa.StringArray.from_buffers(len(table), pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(content))
 

@@ -116,12 +116,16 @@ class Store:
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as e:
             raise DataError(f"{self.path / TEXTS}: broken ({why(e)}); convert again") from e
 
-    def text(self, name: str, rows: Any) -> np.ndarray:
-        """The texts of column ``name`` at ``rows`` (numbers, a slice or a mask), as an array of str."""
+    def texts(self, name: str) -> np.ndarray:
+        """``(K,)`` str: every text of column ``name``, once; the numbers in the column count them."""
         if name not in self._texts:
             raise DataError(f"{self.spec.id}: '{name}' is no text column; there are {', '.join(self._texts) or 'none'}")
+        return self._texts[name]
+
+    def text(self, name: str, rows: Any) -> np.ndarray:
+        """The texts of column ``name`` at ``rows`` (numbers, a slice or a mask), as an array of str."""
         try:
-            return self._texts[name][self.column(name)[rows]]
+            return self.texts(name)[self.column(name)[rows]]
         except IndexError as e:
             raise DataError(f"{self.path}: a broken store ({name} names texts that are not there); convert again") from e
 

@@ -38,6 +38,10 @@ class Texts:
     def take(self, rows: np.ndarray, axis: int = 0, mode: str = "clip") -> np.ndarray:
         return self._store.text(self._name, rows)
 
+    def all(self) -> np.ndarray:
+        """``(K,)`` every text of the column, once."""
+        return self._store.texts(self._name)
+
     def numbers(self, rows: np.ndarray) -> np.ndarray:
         """``(N,)``: which text stands at each row, as a number."""
         return self._store.column(self._name)[rows]

@@ -132,14 +132,14 @@ def bring(repo: Repo, file: RemoteFile, folder: Path, own: bool = False) -> None
     )
 
 
-def check_space(repo: Repo, folder: Path, files: Sequence[RemoteFile]) -> None:
-    """Raises HubError where files are larger than what is free."""
+def check_space(repo: Repo, folder: Path, files: Sequence[RemoteFile], setting: str = "HF_HOME") -> None:
+    """Raises HubError where files are larger than what is free. Args: setting: the variable that says where they lie."""
     there = next(p for p in folder.parents if p.exists())
     needed, free = sum(f.size for f in files), shutil.disk_usage(there).free
     if needed > free:
         raise HubError(
             f"{repo}: {size(needed)} are to be fetched and {size(free)} are free at {there}; "
-            "free some, or set HF_HOME to a folder on another disk"
+            f"free some, or set {setting} to a folder on another disk"
         )
 
 

@@ -2,7 +2,8 @@
 
 A dataset larger than the disk can be read so. The files lie in a folder of their own, not in the cache that all of Hugging
 Face's libraries share, and are let go one by one; one that is in that cache already is read there and stays. What was learned
-of a file may be noted, so that whoever goes on later need not fetch again what is done with.
+of a file may be noted, so that whoever goes on later need not fetch again what is done with. Whoever reads the same files for
+something else has a folder of its own, so that nobody lets go what another reads.
 """
 
 import hashlib
@@ -29,11 +30,13 @@ class Shards:
         repo: the repository at that commit. state: all that lies in it. files: those that are meant.
     """
 
-    def __init__(self, repo: Repo, choose: Callable[[Sequence[str]], Iterable[str]], home: Path) -> None:
+    def __init__(self, repo: Repo, choose: Callable[[Sequence[str]], Iterable[str]], home: Path, use: str) -> None:
         """Asks what there is, and fetches nothing yet.
 
         Args:
             choose: which of all names are meant, in order. home: where this and other repositories' files may lie.
+            use: what they are read for, in any words: another use has another folder and other notes. Only one process at a
+                time may have files of one use.
 
         Raises:
             HubError: there is no such repository, nobody answers and it was never asked before, or a name leads elsewhere.
@@ -42,7 +45,7 @@ class Shards:
         self.repo = repo.at(self.state.commit)
         self.files: list[RemoteFile] = [self.state.files[n] for n in choose(list(self.state.files))]
         check_names(repo, [f.path for f in self.files])
-        self.folder = home / _short(str(self.repo))
+        self.folder = home / _short(f"{self.repo} {use}")
         self._ahead: _Ahead | None = None
 
     def __len__(self) -> int:
@@ -53,7 +56,10 @@ class Shards:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.join()
-        found = ahead.found if ahead is not None and ahead.k == k and ahead.found else self._fetch(k)
+        found = ahead.found if ahead is not None and ahead.k == k else None
+        # What was fetched may have been taken away meanwhile, out of a cache that everybody cleans.
+        if found is None or not found.is_file():
+            found = self._fetch(k)
         wanted = {self.folder / f.path for f in self.files[k : k + 2]}
         for f in self.files:
             if (path := self.folder / f.path) not in wanted:
@@ -72,7 +78,7 @@ class Shards:
         if path.is_file() and is_same(path, file):
             return path
         self.folder.mkdir(parents=True, exist_ok=True)
-        check_space(self.repo, path, [file])
+        check_space(self.repo, path, [file], "SEQRL_CACHE")
         bring(self.repo, file, self.folder, own=True)
         return path
 

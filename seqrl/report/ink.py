@@ -17,6 +17,8 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", BLUE: "blue", ORANGE: "or
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
+    # Names come from anybody; a dollar in one is a dollar, and no formula that cannot be read.
+    "text.parse_math": False,
     "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,

@@ -57,6 +57,7 @@ def curves(rows: Rows) -> Figure | None:
         both = np.concatenate([loss, val])
         if both.min() > 0 and both.max() / both.min() > 50:
             top.set_yscale("log")
+            top.yaxis.set_major_formatter(FuncFormatter(lambda y, _: number(y)))
         top.set_title("loss", loc="left", color=MUTED, fontsize=10)
         _label_ends(top, ends)
         if len(lr) > 1:

@@ -38,6 +38,17 @@ def why(error: BaseException) -> str:
     return said.splitlines()[0]
 
 
+def passing(error: BaseException) -> bool:
+    """Whether an error, or one that caused it, is the machine's and may pass: too little memory, too many open files, a disk or
+    a server of files that does not answer. What stands in a file raises errors without a number."""
+    while True:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and (error.errno or "errno = " in str(error))):
+            return True
+        if error.__cause__ is None:
+            return False
+        error = error.__cause__
+
+
 @contextmanager
 def one_at_a_time(target: Path, wait: bool = True) -> Iterator[None]:
     """Holds a lock between processes for the making of ``target``; a process that dies gives it back.

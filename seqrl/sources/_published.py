@@ -50,7 +50,7 @@ def find(id: str, keep: bool = True) -> tuple[Path, Any]:
         return sorted(n for n in names if _parquet.STEPS.fullmatch(n))
 
     limits = {_parquet.SPEC: SPEC_LIMIT}
-    shards = None if keep else Shards(repo, rows, cache_home() / "shards")
+    shards = None if keep else Shards(repo, rows, cache_home() / "shards", "parquet")
     # Without the content's sha256 (of small files a Hub only knows git's) what is read could not be named before.
     if shards is not None and all(f.sha256 for f in shards.files):
         return fetch(shards.repo, [_parquet.SPEC], limits=limits, more=lists), shards

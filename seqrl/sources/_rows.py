@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from seqrl.core.errors import DataError
-from seqrl.sources._files import why
+from seqrl.sources._files import passing, why
 
 ENDS = (".parquet", ".arrow", ".feather")
 _PIECE, _ROW = 16 << 20, 64 << 20
 """Bytes that are read at a time, and that one row may have at most."""
 _BOMB, _RATIO = 1 << 30, 1000
+"""Bytes in memory that a piece which has to be taken at once may be, and how many times those of the file beyond that."""
 _MOST_ROWS = 1 << 16
 _NUMBERS = {f"{u}int{b}": f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64)}
 _NUMBERS |= {"halffloat": "float16", "float": "float32", "double": "float64"}
@@ -45,19 +46,36 @@ class Table:
             if path.suffix == ".parquet":
                 self._file = parquet.ParquetFile(path, memory_map=True)
                 self.schema, self.rows = self._file.schema_arrow, self._file.metadata.num_rows
-                self._batches: list[Any] | None = None
             else:
-                content = pa.memory_map(str(path))
-                kept = content.read_buffer(6).to_pybytes() == b"ARROW1"
-                content.seek(0)
-                reader = pa.ipc.open_file(content) if kept else pa.ipc.open_stream(content)
-                # Of a mapped file these are views: nothing of the columns is read yet.
-                self._batches = [reader.get_batch(k) for k in range(reader.num_record_batches)] if kept else list(reader)
-                self.schema, self.rows = reader.schema, sum(len(b) for b in self._batches)
+                self._file = None
+                with pa.memory_map(str(path)) as content:
+                    self._kept = content.read_buffer(6).to_pybytes() == b"ARROW1"
+                reader = self._reader()
+                self.schema = reader.schema
+                self.rows = reader.count_rows() if self._kept else sum(map(len, self._batches(self.schema.names[:1])))
             # Names are decoded when they are looked at, and may be in no encoding.
             _ = self.schema.names
         except Exception as e:
-            raise DataError(f"{label}: cut off or broken, or neither Parquet nor Arrow ({why(e)})") from e
+            said = "cannot be read" if passing(e) else "cut off or broken, or neither Parquet nor Arrow"
+            raise DataError(f"{label}: {said} ({why(e)})") from e
+
+    def _reader(self, columns: Sequence[str] = ()) -> Any:
+        """A reader of an Arrow file, of some of its columns or of all."""
+        import pyarrow as pa
+
+        content = pa.memory_map(str(self._path))
+        wanted = [self.schema.names.index(n) for n in columns] if columns else None
+        opened = pa.ipc.open_file if self._kept else pa.ipc.open_stream
+        return opened(content, options=pa.ipc.IpcReadOptions(included_fields=wanted))
+
+    def _batches(self, columns: Sequence[str]) -> Iterator[Any]:
+        """The batches of an Arrow file, one after the other: views of the file, or, where it is compressed, one in memory."""
+        reader, packed = self._reader(columns), self._path.stat().st_size
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if self._kept else iter(reader)
+        for batch in batches:
+            if batch.nbytes > _BOMB and batch.nbytes > packed * _RATIO:
+                raise DataError(f"{self.label}: {batch.nbytes:,} bytes packed into {packed:,}; write it with smaller batches")
+            yield batch
 
     def has(self, column: str) -> bool:
         return column in self.schema.names
@@ -95,9 +113,8 @@ class Table:
             raise DataError(f"{self.label}: from row {at} on: cannot be read ({why(e)})") from e
 
     def _read(self, columns: list[str], first: int) -> Iterator[Any]:
-        if self._batches is not None:
-            for batch in self._batches:
-                yield batch.select(columns)
+        if self._file is None:
+            yield from self._batches(columns)
             return
         meta = self._file.metadata
         groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
@@ -130,9 +147,7 @@ class Table:
 
     def _step(self, batch: Any) -> int:
         return (
-            max(1, min(_MOST_ROWS, _PIECE * max(1, len(batch)) // max(1, batch.nbytes)))
-            if self._batches is not None
-            else _MOST_ROWS
+            max(1, min(_MOST_ROWS, _PIECE * max(1, len(batch)) // max(1, batch.nbytes))) if self._file is None else _MOST_ROWS
         )
 
 

@@ -20,7 +20,7 @@ from seqrl.core.config import Frozen
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.errors import DataError
 from seqrl.sources import _parquet
-from seqrl.sources._files import digest, joint_digest, sha256, why
+from seqrl.sources._files import digest, joint_digest, passing, sha256, why
 from seqrl.sources._published import SPEC_LIMIT, find
 
 # Bytes of a row group (or of an episode's texts) in memory, and how many groups are.
@@ -66,6 +66,7 @@ class Source:
         """Raises DataError where it is none, cut off, or contradicts itself."""
         self.id = config.id
         self.folder, self._shards = find(config.id, config.keep)
+        self.place = self._shards.repo.id if self._shards else str(self.folder.resolve())
         about = self._read_about()
         try:
             self.spec = EpisodeSpec.from_json(about["spec"])
@@ -136,7 +137,8 @@ class Source:
                 big = max((_size(about.row_group(g), schema) for g in range(about.num_row_groups)), default=0)
                 file = parquet.ParquetFile(path, metadata=about, memory_map=True, read_dictionary=texts)
         except Exception as e:
-            raise DataError(f"{path}: cut off or broken ({why(e)}); {_AGAIN}") from e
+            said = f"cannot be read ({why(e)})" if passing(e) else f"cut off or broken ({why(e)}); {_AGAIN}"
+            raise DataError(f"{path}: {said}") from e
         if not same:
             raise DataError(f"{path}: its columns are not those that {_parquet.SPEC} promises; {_AGAIN}")
         if big > _GROUP_LIMIT:
@@ -165,6 +167,14 @@ class Source:
         for g, count in enumerate(counts):
             self._groups.append((k, g, self._rows_known, count))
         self._known += 1
+
+    def _learn_until(self, stop: int) -> None:
+        """Learns parts until ``stop`` rows are known; raises DataError where there are other rows than promised."""
+        while self._rows_known < stop and self._known < len(self._parts):
+            self._learn()
+        done = self._known == len(self._parts)
+        if self._rows_known < stop or (done and self._rows_known != self._total):
+            raise DataError(f"{self.id}: {self._rows_known} rows, but it says {self._total}; {_AGAIN}")
 
     @property
     def _rows_known(self) -> int:
@@ -215,11 +225,7 @@ class Source:
 
     def _rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Rows of ``steps``, over as many row groups as they lie in."""
-        while self._rows_known < stop and self._known < len(self._parts):
-            self._learn()
-        done = self._known == len(self._parts)
-        if self._rows_known < stop or (done and self._rows_known != self._total):
-            raise DataError(f"{self.id}: {self._rows_known} rows, but it says {self._total}; {_AGAIN}")
+        self._learn_until(start + 1)
         pieces = []
         k = max(0, bisect_right(self._groups, start, key=lambda group: group[2]) - 1)
         while k < len(self._groups) and (first := self._groups[k][2]) < stop:
@@ -227,6 +233,9 @@ class Source:
                 group = self._group(k)
                 pieces.append({n: v[max(0, start - first) : stop - first] for n, v in group.items()})
             k += 1
+            # Not before what is here was read: the next part takes its place.
+            if k == len(self._groups):
+                self._learn_until(stop)
         rows = pieces[0] if len(pieces) == 1 else {n: np.concatenate([p[n] for p in pieces]) for n in pieces[0]}
         return {n: self._texts(v) if v.dtype == object else v for n, v in rows.items()}
 
@@ -247,7 +256,8 @@ class Source:
                 known |= {n: (d, ()) for n, d in _parquet.FLAGS.items()}
                 self._kept[k] = {n: _numpy(table[n], *kind, count) for n, kind in known.items()}
             except Exception as e:
-                raise DataError(f"{self.folder / self._parts[f]}: row group {g} cannot be read ({why(e)}); {_AGAIN}") from e
+                said = "" if passing(e) else f"; {_AGAIN}"
+                raise DataError(f"{self.folder / self._parts[f]}: row group {g} cannot be read ({why(e)}){said}") from e
             # Episodes are mostly read in order, and one may lie in two groups.
             while len(self._kept) > _GROUPS_KEPT:
                 self._kept.popitem(last=False)

@@ -11,7 +11,7 @@ Files are read in pieces, one after the other. From the Hub each is fetched whil
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -91,14 +91,14 @@ class Source:
         self.config, self._shards, repo = config, None, repo_of(config.id)
         if repo is None:
             self.folder = Path(config.id).expanduser()
-            self.id = self.folder.resolve().name
             inside = self.folder.resolve()
+            self.id, self.place = inside.name, str(inside)
             paths = [
                 p for p in self.folder.rglob("*") if p.suffix in ENDS and p.is_file() and p.resolve().is_relative_to(inside)
             ]
             self.names = self._chosen([p.relative_to(self.folder).as_posix() for p in paths])
         else:
-            self.id = repo.id
+            self.id = self.place = repo.id
             self._from_hub(repo)
         if not self.names:
             raise DataError(
@@ -112,7 +112,8 @@ class Source:
         from seqrl.remote.download import fetch
         from seqrl.remote.shards import Shards
 
-        shards = Shards(repo, self._chosen, cache_home() / "shards")
+        told = self.config.model_dump_json(exclude={"id", "keep"})
+        shards = Shards(repo, self._chosen, cache_home() / "shards", f"rows {told}")
         self.names = [f.path for f in shards.files]
         if self.config.keep or not all(f.sha256 for f in shards.files):
             self.folder = fetch(shards.repo, self.names)
@@ -138,16 +139,29 @@ class Source:
             self._open = (k, table)
         return self._open[1]
 
+    def _found(self, what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What ``find`` gives, as plain JSON; noted of shards, so that whoever goes on need not fetch the first file for it."""
+        told = self._shards.noted() if self._shards else {}
+        if not isinstance(told.get(what), dict):
+            told |= {what: find()}
+            if self._shards:
+                self._shards.remember(told | self._shards.noted())
+        return told[what]
+
     @cached_property
     def _columns(self) -> dict[str, dict[str, str]]:
-        return columns_of(self.config, self._table(0))
+        return self._found("columns", lambda: columns_of(self.config, self._table(0)))
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
         """column -> what it holds, by the first row there is."""
+        held = self._found("shapes", self._first_row)
+        return {n: Shape(dtype, tuple(shape)) for n, (dtype, shape) in held.items()}
+
+    def _first_row(self) -> dict[str, Any]:
         for k in range(len(self.names)):
             if held := shapes_of(self._table(k), self._columns):
-                return held
+                return {n: (s.dtype, s.shape) for n, s in held.items()}
         raise DataError(f"{self.id} is empty: it has no rows")
 
     @property
@@ -166,7 +180,9 @@ class Source:
         while len(self._notes) <= k:
             j = len(self._notes)
             told = self._shards.noted() if self._shards else {}
-            key = f"{self.names[j]} {json.dumps(self._columns['rest'], sort_keys=True)}"
+            # Which episodes begin here depends on what the file before ends with.
+            before = self._notes[j - 1][2] if j else None
+            key = json.dumps([self.names[j], self._columns["rest"], before], sort_keys=True)
             known = told.get(key)
             if not (isinstance(known, list) and len(known) == 3 and all(isinstance(x, int) for x in known[:2])):
                 begins, last = self._cuts(j)

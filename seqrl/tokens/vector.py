@@ -37,6 +37,8 @@ class Codec:
     share = ""
     dtype = "float32"
     chunk = 1
+    # A sample of the data will do to fit it.
+    learns = "means"
 
     def __init__(self, config: Config, modality: Modality) -> None:
         self.config = config

@@ -1,5 +1,7 @@
 """Cells in processes: run, not run again, stopped and gone on with, failed and told, never two in one folder."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -10,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from seqrl.bench import folder as folders
-from seqrl.bench import jobs, run
+from seqrl.bench import jobs, run, show
 from seqrl.bench.cost import Costs
 from seqrl.cli import app
+from seqrl.cli import bench as command
 from seqrl.train.signals import Interrupted, Stop
+
+DYING = "import time\ntry: time.sleep(60)\nfinally: raise SystemExit(1)"
 
 
 class Quiet:
@@ -66,6 +71,7 @@ def test_all_cells_are_run_once(bench, suite):
     assert cost["cpu"] > 0
     assert len(bench().finished) == 8
     assert len(bench.calls) == 8, "nothing is run twice"
+    assert bench.board.lines[-1] == "all 8 cells are finished already, so nothing is run"
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(bench, monkeypatch):
@@ -175,7 +181,7 @@ def test_asked_to_stop_says_the_command_that_goes_on(bench, suite, monkeypatch):
                 super().at(*told)
 
     with pytest.raises(Interrupted, match="Go on with: seqrl bench tiny") as e:
-        jobs.run_all(made, 1, Costs(suite.config), Signalling(), "seqrl bench tiny")
+        jobs.run_all(made, 1, Costs(suite.config), Signalling(), "seqrl bench tiny", jobs.Round())
     assert e.value.exit_code == 130
 
 
@@ -212,6 +218,90 @@ def test_the_command(bench, file, monkeypatch, capsys, tmp_path):
     code, _, err = seqrl(file, "--out", file)
     assert code == 2
     assert "is a file" in err
+
+
+def test_a_child_that_dies_of_being_asked_has_not_failed(bench, monkeypatch):
+    # As one does that has not come to its own handler yet.
+    monkeypatch.setattr(
+        jobs, "COMMAND", (sys.executable, "-c", "import time\ntry: time.sleep(60)\nfinally: raise SystemExit(1)")
+    )
+    stop = Stop()
+
+    class Stopping(Quiet):
+        def at(self, *told):
+            stop.signal = signal.SIGINT
+
+    bench.board = Stopping()
+    result = bench(at_once=1, stop=stop)
+    assert not result.failed
+    assert not result.finished
+
+
+def test_how_a_process_ended():
+    assert jobs._ending(-signal.SIGSEGV) == "was ended by SIGSEGV"
+    assert jobs._ending(-signal.SIGRTMIN - 3) == f"was ended by signal {signal.SIGRTMIN + 3}"
+    assert jobs._ending(2) == "ended with code 2"
+
+
+def test_a_disk_that_refuses_ends_one_cell_and_not_the_others(bench, suite, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folders, "add_cost", full)
+    folder = run.survey(suite, bench.out).jobs[0].folder
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file")
+    result = bench(only=slice(0, 2))
+    assert len(result.finished) == 1
+    (why,) = result.failed.values()
+    assert "File exists" in why
+    assert "--out" in why
+
+
+def test_a_disk_without_locks_is_worked_on(tmp_path, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    fd = folders.lock(tmp_path)
+    assert fd is not None
+    os.close(fd)
+
+
+def test_a_table_made_on_being_stopped_tells_what_failed_before(suite, written, tmp_path, monkeypatch):
+    job = run.survey(suite, tmp_path).jobs[0]
+    written(job.cell, job.folder, [1, 2])
+
+    def stopped(jobs, at_once, costs, board, again, result):
+        result.failed["DT on Mars"] = "no air"
+        raise Interrupted("stopped", signal.SIGINT)
+
+    monkeypatch.setattr(run, "run_all", stopped)
+    with pytest.raises(Interrupted):
+        run.bench(suite, tmp_path, 1, "seqrl bench tiny")
+    assert "- DT on Mars: no air" in (tmp_path / "tiny/table.md").read_text()
+
+
+def test_the_command_that_goes_on_takes_nothing():
+    said = "seqrl bench smoke --jobs 2"
+    for words in (["--take", "a b"], ["--take=a"], []):
+        assert command._again(["bench", "smoke", *words, "--jobs", "2"]) == said
+
+
+def test_a_dry_run_moves_nothing_and_steers_no_terminal(file, tmp_path, capsys):
+    file.write_text(file.read_text().replace("B|C", r'"B\e[2JC"'))
+    with pytest.raises(SystemExit):
+        app.main(["bench", str(file), "--dry-run", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "B�[2JC" in said
+    assert "\033" not in said
+    with pytest.raises(SystemExit) as left:
+        app.main(["bench", str(file), "--dry-run", "--take", str(tmp_path), "--out", str(tmp_path)])
+    assert left.value.code == 2
+    assert "leave one of them out" in capsys.readouterr().err
+    with show.board("x") as told:
+        told.say("B\033[2JC")
+    assert capsys.readouterr().err == "B�[2JC\n"
 
 
 def test_a_real_cell_ends_as_a_run(tmp_path, data):

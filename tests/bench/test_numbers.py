@@ -53,3 +53,11 @@ def test_a_profile_is_the_share_above_tau():
 def test_the_spread_of_one_run_is_none():
     assert numbers.spread([3.0]) is None
     assert numbers.spread([1.0, 3.0]) == pytest.approx(2**0.5)
+
+
+def test_an_interval_is_the_same_in_how_many_parts_it_is_counted(monkeypatch):
+    runs = list(np.random.default_rng(0).standard_normal((3, 20)))
+    whole = numbers.of_episodes(runs)
+    for most in (7, 1_000, 59_999):
+        monkeypatch.setattr(numbers, "_AT_ONCE", most)
+        assert numbers.of_episodes(runs) == whole

@@ -1,11 +1,14 @@
 """Suites: every mistake with its place, and cells that are named by what decides their result."""
 
+from dataclasses import replace
+
 import pytest
 
 from seqrl.bench import plan
+from seqrl.bench.data import Contents
 from seqrl.bench.suite import SHELF
 from seqrl.core import shelf
-from seqrl.core.errors import RecipeError
+from seqrl.core.errors import RecipeError, UserError
 from seqrl.train.recipe import parse
 
 NAMES = shelf.names(SHELF)
@@ -191,3 +194,42 @@ def test_a_recipe_that_lies_beside_its_suite(tmp_path):
 def test_an_unknown_suite_is_told_the_closest():
     with pytest.raises(RecipeError, match="did you mean 'local'"):
         plan.find("locl")
+
+
+def test_what_stands_in_two_places_is_as_the_last_says(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nmethods: {A: {recipe: bc_cartpole, set: {train.steps: 400}}}\n"
+        "datasets: [{id: a/b-v0, set: {train.steps: 800}, methods: {A: {train.steps: 400}}}]\n"
+    )
+    assert {c.recipe.train.steps for c in plan.load(str(tmp_path / "s.yaml")).cells} == {400}
+
+
+def test_two_datasets_of_one_source_are_told_as_such(tmp_path):
+    source = "source: {kind: minari, id: c/d-v0}"
+    said = refused(
+        tmp_path, f"name: x\nmethods: {{A: {{recipe: bc_cartpole}}}}\ndatasets: [{{id: a, {source}}}, {{id: b, {source}}}]"
+    )
+    assert "A on a and A on b are one and the same run; leave one out" in said
+
+
+def test_a_look_at_what_is_there_asks_no_hub(suite):
+    cell = suite.cells[0]
+
+    def refusal(**parts):
+        with pytest.raises(UserError) as e:
+            Contents(fetch=False).of(replace(cell, recipe=cell.recipe.model_copy(update=parts)))
+        return str(e.value)
+
+    for kind in ("rows", "parquet"):
+        data = cell.recipe.data.model_copy(update={"sources": [{"kind": kind, "id": "nobody/nothing"}]})
+        assert refusal(data=data) == "nobody/nothing is on a Hub; a run brings it here"
+    assert refusal(world="nobody/nothing").startswith("nobody/nothing: there is no such folder here")
+
+
+def test_a_name_follows_the_config_of_the_bundle_a_run_begins_with(suite, tmp_path):
+    for name in ("tokenizer.json", "model.safetensors", "config.json"):
+        (tmp_path / name).write_text("{}")
+    cell = replace(suite.cells[0], recipe=suite.cells[0].recipe.model_copy(update={"world": str(tmp_path)}))
+    before = Contents().of(cell)
+    (tmp_path / "config.json").write_text('{"activation": "relu"}')
+    assert Contents().of(cell) != before

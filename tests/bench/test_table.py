@@ -3,15 +3,18 @@
 import csv
 import io
 import json
+import os
 
 import numpy as np
 import pytest
+import yaml
 
 from seqrl.bench import folder as folders
-from seqrl.bench import run, table
+from seqrl.bench import plan, run, table
 from seqrl.bench.data import Contents
-from seqrl.bench.protocol import protocol
+from seqrl.bench.protocol import mixed, protocol
 from seqrl.bench.results import gather, read_run
+from seqrl.core.errors import UserError
 
 
 @pytest.fixture
@@ -133,8 +136,6 @@ def test_a_folder_is_believed_only_where_it_says_so(suite, written, tmp_path):
 
 
 def test_another_suite_takes_the_same_cell(suite, file, written, tmp_path):
-    from seqrl.bench import plan
-
     out = tmp_path / "bench"
     job = run.survey(suite, out).jobs[0]
     written(job.cell, job.folder, [1, 2])
@@ -163,3 +164,61 @@ def test_runs_made_by_hand_are_taken(suite, written, tmp_path):
     assert folders.state_of(one, folder).kind == "finished"
     assert not (home / "a").exists()
     assert (home / "b").exists()
+
+
+def test_old_ways_of_a_recipe_are_taken_and_data_nobody_tells_of_are_not(suite, written, tmp_path):
+    home, (one, two, three) = tmp_path / "hand", suite.cells[:3]
+    for name, cell in (("a", one), ("b", two), ("c", three)):
+        written(cell, home / name, [1, 2])
+    recipe = home / "a" / "recipe.yaml"
+    raw = yaml.safe_load(recipe.read_text())
+    # What has its default today was not yet written then.
+    assert raw["evaluate"].pop("at_end") is True
+    recipe.write_text(yaml.safe_dump(raw))
+    (home / "b/checkpoints/step-00000004/trainer/state.json").write_text('{"step": 4}')
+    place = tmp_path / "bench/cells" / three.name(Contents().of(three))
+    place.mkdir(parents=True)
+    fd = folders.lock(place)
+    said = run.take(suite, tmp_path / "bench", home)
+    os.close(fd)
+    assert said[0].startswith("taken")
+    assert "does not say what it was trained on" in said[1]
+    assert "another process is at work" in said[2]
+    assert place.is_dir()
+    assert run.take(suite, tmp_path / "bench", home)[-1].startswith("taken")
+    (tmp_path / "none").mkdir()
+    assert "no run in it" in run.take(suite, tmp_path / "bench", tmp_path / "none")[0]
+    with pytest.raises(UserError, match="no such folder"):
+        run.take(suite, tmp_path / "bench", tmp_path / "nowhere")
+
+
+def test_names_are_no_formulas(file, written, tmp_path):
+    text = file.read_text().replace("B|C", r"$\frac$").replace("{id: tests/other-v0,", "{id: d/$x^$,")
+    file.write_text(text)
+    suite = plan.load(str(file), ("train.steps=4",))
+    jobs = run.survey(suite, tmp_path).jobs
+    for job in jobs:
+        written(job.cell, job.folder, np.arange(4))
+    run.write(suite, tmp_path, jobs, {}, 1)
+    page = (tmp_path / "tiny/report.html").read_text()
+    drawn = "".join(part.partition("</svg>")[0] for part in page.split("<svg")[1:])
+    assert r"$\frac$" in drawn
+    assert "d/$x^$" in drawn
+
+
+def test_versions_that_differ_within_a_row_are_told(done):
+    suite, out = done
+    assert mixed(results_of(suite, out)) == []
+    job = run.survey(suite, out).jobs[0]
+    file = job.folder / "eval.json"
+    file.write_text(file.read_text().replace('"torch": "2"', '"torch": "3"'))
+    results = results_of(suite, out)
+    (said,) = mixed(results)
+    assert said.endswith("several versions, torch 2 and 3: DT on tests/cartpole-v0.")
+    assert said in protocol(results, 1)[-1]
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
+    (tmp_path / "o").write_text("a file")
+    with pytest.raises(UserError, match="Not a directory.*--out"):
+        run._write(tmp_path / "o" / "smoke" / "table.md", "x")

@@ -1,9 +1,12 @@
 """The loader: the same batches from tables and from the file, and what the tokenizer is fitted on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from seqrl.core.episode import Modality
 from seqrl.data import loader, tables
 from seqrl.data.dataset import DataConfig, Dataset
 from seqrl.data.loader import Loader, fit
@@ -78,6 +81,29 @@ def test_fitting_sees_no_more_than_it_is_allowed(home, memory, most, seen):
     sizes = {}
     fit(tokenizer, dataset, most)
     assert set(sizes.values()) == {seen}
+
+
+def test_means_are_learned_from_fewer_steps_than_extremes(home, memory, monkeypatch):
+    monkeypatch.setattr(loader, "SAMPLE", 10)
+    dataset = dataset_of(memory, (20, 40))
+    tokenizer = Tokenizer(TokensConfig(slots={"action": {"kind": "bins", "spacing": "uniform"}}), dataset.spec)
+    sizes = {}
+    tokenizer.fit = lambda columns, *_, **__: sizes.update({n: len(next(iter(c.values()))) for n, c in columns.items()})
+    fit(tokenizer, dataset, 30)
+    assert sizes == {"return": 30, "state": 10, "action": 30}
+
+
+def test_the_longest_text_is_known_however_seldom(home, memory):
+    long, lengths = "an errand that is far longer than any other", (20, 3, 20)
+    spec, episodes = memory.spec(), [memory.episode(T, i, seed=i) for i, T in enumerate(lengths)]
+    spec = replace(spec, obs={**spec.obs, "mission": Modality("text", (), "str")})
+    for i, e in enumerate(episodes):
+        e.obs["mission"] = np.where((np.arange(len(e) + 1) == 1) & (i == 1), long, "go")
+    dataset = Dataset([prepare(memory.of(spec, episodes))], DataConfig(sources=[{"kind": "minari"}], held_out=0))
+    tokenizer = Tokenizer(TokensConfig(layout="task | state action", context=4), dataset.spec)
+    fit(tokenizer, dataset, 4)
+    codec = tokenizer.slots["task"].codec
+    assert codec.decode(codec.encode(np.array([long]))).item() == long
 
 
 def test_ending_for_good_costs_what_the_recipe_says(home, memory):

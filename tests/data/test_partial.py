@@ -1,5 +1,6 @@
 """Conversions that are stopped: killed anywhere, out of space, by Ctrl-C. They go on, and the store is the same to the byte."""
 
+import errno
 import json
 import os
 import resource
@@ -168,6 +169,53 @@ def test_what_passes_loses_nothing(small, whole, stop):
     assert source.asked == [5, 6]
 
 
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), "tests/talk-v0: cannot be read: Stale file handle; 5 episodes are kept"),
+        (OSError("Can't read data (errno = 5, error message = 'I/O error')"), "cannot be read: .*; 5 episodes are kept"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_source_that_cannot_be_read_for_now_loses_nothing(small, whole, stop, said, wrapped):
+    class Stopped(Counted):
+        def episode(self, i):
+            if i == 5 and wrapped:
+                raise DataError("tests/talk-v0: cannot be read: Stale file handle") from stop
+            if i == 5:
+                raise stop
+            return super().episode(i)
+
+    with pytest.raises(DataError, match=said):
+        prepare(Stopped())
+    source = Counted()
+    assert content(prepare(source).path) == whole
+    assert source.asked == [5, 6]
+
+
+def test_too_little_memory_loses_nothing(small, whole):
+    class Stopped(Counted):
+        def episode(self, i):
+            if i == 5:
+                raise DataError("row group 3 cannot be read") from MemoryError("malloc failed")
+            return super().episode(i)
+
+    with pytest.raises(DataError, match="row group 3 cannot be read; 5 episodes are kept"):
+        prepare(Stopped())
+    source = Counted()
+    prepare(source)
+    assert source.asked == [5, 6]
+
+
+def test_more_infos_than_a_column_holds_are_told_at_once(small, monkeypatch):
+    monkeypatch.setattr(partial, "_MOST_INFOS", 50)
+    source = Counted()
+    with pytest.raises(DataError, match="talk-v0: more than 50 bytes of info about the episodes up to 3; leave some"):
+        prepare(source)
+    assert source.asked == [0, 1, 2, 3]
+    assert stores(small) == []
+
+
 def test_broken_data_leave_nothing(small):
     class Broken(Counted):
         def episode(self, i):
@@ -224,10 +272,13 @@ def test_a_disk_that_is_full_for_real(small, whole):
     assert "could not be written: File too large" in said
 
 
-def left_over(mark):
+def left_over(mark, place=""):
     """An interrupted conversion of the same dataset with other content."""
+    there = place
 
     class Stopped(Counted):
+        place = there
+
         def episode(self, i):
             if i == 4:
                 raise KeyboardInterrupt
@@ -245,6 +296,20 @@ def test_a_changed_source_begins_anew_and_clears_up(small):
     path = prepare(source).path
     assert source.asked == list(range(7))
     assert stores(small) == [path.name]
+
+
+def test_another_dataset_of_the_same_name_is_left_alone(small):
+    left_over("one", "one/pusht")
+    (old,) = stores(small)
+    source = Counted(mark="other")
+    source.place = "other/pusht"
+    path = prepare(source).path
+    assert stores(small) == sorted([old, path.name])
+    # What was begun goes on from another place, too, where the content is the same.
+    moved = Counted(mark="one")
+    moved.place = "moved/pusht"
+    prepare(moved)
+    assert moved.asked == [4, 5, 6]
 
 
 def test_a_conversion_under_way_elsewhere_is_left_alone(small):

@@ -65,13 +65,9 @@ def here(home):
     return sorted(p.name for p in (home / "cache" / "shards").rglob("part-*.parquet"))
 
 
-def fetched(practice):
-    """Which parts were sent whole, in order."""
-    return [
-        p.split("/")[-1]
-        for m, p, s in practice.log
-        if m == "GET" and s in (200, 206, 302, 307) and "resolve" in p and "/steps/" in p
-    ]
+def fetched(practice, folder="steps"):
+    """Which parts were asked for, in order; the content then comes from an address that does not name them."""
+    return [p.split("/")[-1] for m, p, _ in practice.log if m == "HEAD" and "resolve" in p and f"/{folder}/" in p]
 
 
 def elsewhere(practice, folder, monkeypatch, tmp_path):
@@ -90,7 +86,7 @@ def test_two_parts_are_here_at_a_time_and_none_at_the_end(practice, folder, home
     assert not list((home / "hf" / "hub").rglob("steps"))
     assert content(store.path) == elsewhere(practice, folder, monkeypatch, tmp_path)
     # Each once, and never again now that they are converted.
-    assert fetched(practice) == sorted(set(fetched(practice)))
+    assert fetched(practice) == sorted(set(fetched(practice))) != []
     before = len(fetched(practice))
     assert prepare(hub()).path == store.path
     assert len(fetched(practice)) == before
@@ -208,9 +204,11 @@ def test_anybodys_rows_come_part_by_part(practice, home, monkeypatch, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         prepare(anybody(), stop)
-    seen = []
+    seen, before = [], len(fetched(practice, "data"))
     store = prepare(anybody(), lambda done, total: seen.append((done, len(here(home)))))
     assert [done for done, _ in seen] == [6, 7, 8]
+    # Neither the columns nor what is done with need the first files again.
+    assert not {"part-00000.parquet", "part-00001.parquet"} & set(fetched(practice, "data")[before:])
     assert max([*most, *(n for _, n in seen)]) <= 2
     assert here(home) == []
     with monkeypatch.context() as m:
@@ -220,3 +218,56 @@ def test_anybodys_rows_come_part_by_part(practice, home, monkeypatch, tmp_path):
         n: v for n, v in content(same.path).items() if n.endswith("steps.arrow")
     }
     assert store.episodes.length.tolist() == list(LENGTHS)
+
+
+def test_two_readings_of_one_repository_leave_each_other_alone(practice, home):
+    planted(practice, home)
+    one, other = (rows.Source(rows.Config(id="org/anybody", **more)) for more in ({}, {"bounds": {"action": (-1, 1)}}))
+    walk = one.walk(3)
+    next(walk)
+    mine = list((home / "cache" / "shards").rglob("part-*.parquet"))
+    assert len(prepare(other)) == len(LENGTHS)
+    assert mine
+    assert all(p.is_file() for p in mine)
+    assert len(list(walk)) == len(LENGTHS) - 4
+
+
+def test_notes_are_of_the_files_that_were_chosen(practice, home):
+    planted(practice, home)
+    # Files hold ten rows: the second begins inside of an episode, and alone has all that are in it.
+    assert len(rows.Source(rows.Config(id="org/anybody"))) == len(LENGTHS)
+    ends = np.cumsum(LENGTHS)
+    alone = rows.Source(rows.Config(id="org/anybody", files="data/part-00001*"))
+    assert len(alone) == 1 + ((ends > 10) & (ends < 20)).sum()
+    assert len(list(alone.walk(len(alone) - 1))) == 1
+
+
+def test_notes_go_with_what_the_file_before_ends_with(practice, home):
+    planted(practice, home)
+    # One folder for both, as if they were read for the same.
+    both, second = (rows.Source(rows.Config(id="org/anybody", files=f"data/part-0000{n}.parquet")) for n in ("[01]", "1"))
+    second._shards.folder = both._shards.folder
+    assert len(both) > 2
+    ends = np.cumsum(LENGTHS)
+    assert len(second) == 1 + ((ends > 10) & (ends < 20)).sum()
+
+
+def test_a_file_that_was_fetched_and_taken_away_is_fetched_again(practice, home):
+    planted(practice, home)
+    shards = rows.Source(rows.Config(id="org/anybody"))._shards
+    shards.path(0)
+    shards._ahead.join()
+    shards._ahead.found.unlink()
+    assert shards.path(1).is_file()
+    shards.close()
+
+
+def test_a_disk_without_room_for_a_part_is_told_by_its_setting(practice, home, monkeypatch):
+    from types import SimpleNamespace
+
+    from seqrl.remote import download
+
+    planted(practice, home)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda p: SimpleNamespace(free=1))
+    with pytest.raises(HubError, match="1 bytes are free at .* set SEQRL_CACHE to a folder"):
+        rows.Source(rows.Config(id="org/anybody")).episode(0)

@@ -249,6 +249,49 @@ def test_a_little_that_would_fill_the_memory_is_refused_before(tmp_path, monkeyp
         everything(source(folder))
 
 
+@pytest.mark.parametrize("ends", ["arrow", "feather"])
+def test_compressed_batches_lie_in_memory_one_at_a_time(tmp_path, monkeypatch, ends):
+    folder, made = tmp_path / "x", table((10_000,), picture=[[0.0] * 64] * 10_000)
+    folder.mkdir()
+    new = pa.ipc.new_file if ends == "feather" else pa.ipc.new_stream
+    path = folder / f"a.{ends}"
+    with (
+        pa.OSFile(str(path), "wb") as sink,
+        new(sink, made.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer,
+    ):
+        writer.write_table(made, max_chunksize=1000)
+    before, most = pa.total_allocated_bytes(), []
+    opened = _rows.Table(path, "a")
+    assert opened.rows == 10_000
+    assert pa.total_allocated_bytes() - before < 200_000
+    for _row, _piece in opened.pieces(["picture", "action"]):
+        most.append(pa.total_allocated_bytes() - before)
+        del _piece
+    assert len(most) == 10
+    assert max(most) < 2_000_000 < made["picture"].nbytes
+    monkeypatch.setattr(_rows, "_BOMB", 1 << 18)
+    monkeypatch.setattr(_rows, "_RATIO", 1)
+    with pytest.raises(DataError, match=rf"a\.{ends}: [\d,]+ bytes packed into [\d,]+; write it with smaller batches"):
+        everything(source(folder, obs={"picture": "picture"}))
+
+
+def test_what_may_pass_is_not_called_broken(tmp_path, monkeypatch):
+    folder = save(tmp_path / "x", table())
+
+    def fails(*args, **more):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(parquet, "ParquetFile", fails)
+    with pytest.raises(DataError, match=r"x/part-000\.parquet: cannot be read \(Too many open files\)"):
+        everything(source(folder))
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    a, b = (save(tmp_path / n / "pusht", table()) for n in "ab" if (tmp_path / n).mkdir() is None)
+    assert source(a).id == source(b).id
+    assert source(a).place != source(b).place
+
+
 def test_a_wrong_offset_is_found_before_it_is_followed(tmp_path):
     far = pa.ListArray.from_buffers(
         pa.list_(pa.float32()),
