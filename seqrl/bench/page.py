@@ -14,6 +14,7 @@ from markupsafe import Markup
 from seqrl.bench import pictures, table
 from seqrl.bench.plan import Suite
 from seqrl.bench.results import Results
+from seqrl.core import shelf
 from seqrl.report.ink import svg
 
 
@@ -41,7 +42,7 @@ def page(suite: Suite, results: Results, protocol: Sequence[str], failed: dict[s
         legend=table.legend(results),
         protocol=protocol,
         failed=list(failed.items()),
-        command=f"seqrl bench {suite.config.name}",
+        command=f"seqrl bench {suite.path.stem if suite.path.parent == shelf.folder('recipes/suites') else suite.path.name}",
         suite=suite.path.read_text(encoding="utf-8", errors="replace"),
     )
 

@@ -17,7 +17,7 @@ from seqrl.bench.suite import DatasetConfig, SuiteConfig, Where, find, read
 from seqrl.bench.suite import place as _place
 from seqrl.core import kinds, shelf
 from seqrl.core.config import Path_, parse_value
-from seqrl.core.errors import RecipeError
+from seqrl.core.errors import RecipeError, all_of
 from seqrl.core.layout import Layout
 from seqrl.data.dataset import domains_of
 from seqrl.rollout.players import check_domains
@@ -122,7 +122,7 @@ def load(name: str, overrides: Sequence[str] = (), seeds: int | None = None) -> 
             made.append(Cell(method, dataset.id, 0, recipe))
     wrong += _twice(made)
     if wrong:
-        raise RecipeError("\n".join(dict.fromkeys(wrong)))
+        raise RecipeError(all_of(wrong))
     return Suite(config, path, tuple(_seeded(made, config.seeds)))
 
 
@@ -193,7 +193,9 @@ def _settings(config: SuiteConfig, method: str, number: int, asked: bool) -> lis
     found += [(("evaluate", k), f"evaluate.{k}", v) for k, v in config.evaluate.items()]
     found += [((*at, "targets"), "evaluate.targets", dataset.targets)] if asked else []
     found += [((*at, "set", k), k, v) for k, v in dataset.set.items()]
-    return found + [((*at, "methods", method, k), k, v) for k, v in dataset.methods.get(method, {}).items()]
+    found += [((*at, "methods", method, k), k, v) for k, v in dataset.methods.get(method, {}).items()]
+    # Whatever is set of the sources, what is read is what the table says.
+    return found + ([((*at, "id"), "data.sources.0.id", dataset.id)] if dataset.source is None else [])
 
 
 def _spelled(value: Any) -> str:

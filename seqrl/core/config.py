@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from seqrl.core.errors import RecipeError, did_you_mean
+from seqrl.core.errors import RecipeError, all_of, did_you_mean
 from seqrl.core.plain import DEEPEST, measure_yaml
 
 
@@ -141,7 +141,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str], where: dict[P
             del where[old]
         where[path] = label
     if mistakes:
-        raise RecipeError("\n".join(mistakes))
+        raise RecipeError(all_of(mistakes))
     return raw
 
 
@@ -195,7 +195,7 @@ def validate(model: type[C], raw: Any, where: Mapping[Path_, str], source: str) 
     try:
         return model.model_validate(raw)
     except ValidationError as e:
-        raise RecipeError("\n".join(explain(e, model, where, source))) from e
+        raise RecipeError(all_of(explain(e, model, where, source))) from e
 
 
 def read_text(path: Path) -> str:

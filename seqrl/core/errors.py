@@ -37,3 +37,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest of ``known``, or an empty string."""
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def all_of(mistakes: Iterable[str], most: int = 50) -> str:
+    """Many mistakes as one message, a line each and none twice; of very many the first ``most``, and how many there are."""
+    lines = list(dict.fromkeys(mistakes))
+    return "\n".join(lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most:,} more like these"])

@@ -71,7 +71,9 @@ def spec_of(env: Named) -> Mapping[str, Any]:
     if isinstance(env, EpisodeSpec):
         found = env.eval_env or env.env
         if not found:
-            raise EnvError(f"{env.id} names no environment to play in; name one with --env ID")
+            raise EnvError(
+                f"{env.id} names no environment to play in; name one (of a recipe evaluate.env=ID, of seqrl eval --env ID)"
+            )
         return found
     return {"id": env} if isinstance(env, str) else env
 

@@ -185,7 +185,9 @@ def choose_targets(tokenizer: Any, asked: list[float] | None) -> list[float | No
     """
     if not takes_return(tokenizer):
         if asked:
-            raise UserError(f"layout '{tokenizer.layout}' has no return to ask for: leave out the targets")
+            raise UserError(
+                f"layout '{tokenizer.layout}' has no return to ask for: leave out the targets (evaluate.targets, --targets)"
+            )
         return [None]
     if asked:
         return [float(t) for t in asked]

@@ -124,7 +124,10 @@ def _check_same(config: Config) -> None:
     other = [k for k in compared if made.get(k) != wanted.get(k)]
     if other:
         said = "; ".join(f"{k} {made.get(k)}, here {wanted.get(k)}" for k in other)
-        raise DataError(f"'{config.id}' is there, but was collected with other settings ({said}); choose another id")
+        raise DataError(
+            f"'{config.id}' is there, but was collected with other settings ({said}); choose another id, or take it as it is: "
+            f"{{kind: minari, id: {config.id}}}"
+        )
 
 
 def _settings(

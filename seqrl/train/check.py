@@ -274,6 +274,9 @@ def check_together(raw: dict[str, Any], where: dict[Path_, str], source: str, to
         if name not in losses:
             known = f"{did_you_mean(name, losses)} (there are: {', '.join(losses)})"
             said(("train", "losses", name), f"train.losses: no layout has a slot '{name}', nor {kind} such a loss{known}")
+    asked = (raw.get("evaluate") or {}).get("targets")
+    if asked and pack is None and not raw.get("world") and "return" not in layouts[""].names:
+        said(("evaluate", "targets"), f"evaluate.targets: layout '{layouts['']}' has no return to ask for; leave them out")
     for name, layout in layouts.items():
         if kind.startswith("policies.") and "action" not in layout.names:
             place: Path_ = ("tokens", "domains", name, "layout") if own.get(name) else ("tokens", "layout")

@@ -5,6 +5,7 @@ for fails, the store says whose life has stopped, and what a process said that e
 """
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ _BEAT = 1.0
 """Seconds between signs of life."""
 _LOST = ("gloo", "nccl", "connection", "socket", "timed out", "timeout", "peer", "store", "collective")
 """Words of errors that come of another process, where the library raises plain RuntimeErrors."""
+
+
+_GO_ON = ". Go on from the last checkpoint with --resume; where there is none yet, the first command again"
 
 
 class LostProcess(Exception):
@@ -94,7 +98,7 @@ class Company:
             return found
         while not self._store.check([key]):
             if self._store.check(["said/0"]):
-                raise LostProcess(self._who_is_gone())
+                raise LostProcess(self._who_is_gone() + _GO_ON)
             time.sleep(0.1)
         return None
 
@@ -107,7 +111,7 @@ class Company:
             if self.world > 1 and _is_of_others(error):
                 message = self._who_is_gone()
                 self._say("")
-                raise LostProcess(f"{message} ({str(error).splitlines()[0][:200]})") from error
+                raise LostProcess(f"{message} ({_bare(error)}){_GO_ON}") from error
             if self.world > 1 and not isinstance(error, LostProcess):
                 self._say(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
             raise
@@ -163,3 +167,8 @@ def _is_of_others(error: BaseException) -> bool:
         return True
     said = str(error).lower()
     return type(error) is RuntimeError and any(word in said for word in _LOST)
+
+
+def _bare(error: BaseException) -> str:
+    """The first line of a library's error without the place in its source that it begins with."""
+    return re.sub(r"^\[[^\]]*\]\s*", "", str(error).splitlines()[0])[:120].rstrip()

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from seqrl.core import shelf
 from seqrl.core.config import Frozen, Path_, apply_overrides, explain, parse_yaml, read_text
-from seqrl.core.errors import RecipeError
+from seqrl.core.errors import RecipeError, all_of
 from seqrl.data.dataset import DataConfig
 from seqrl.data.slots import TokensConfig
 from seqrl.rollout.evaluate import EvalConfig
@@ -209,7 +209,7 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), trust: bool = T
         wrong = check_together(recipe.model_dump(), where, source, not waits(recipe))
         wrong += _check_spread(raw, recipe, where, source)
     if wrong:
-        raise RecipeError("\n".join(dict.fromkeys(wrong)))
+        raise RecipeError(all_of(wrong))
     return recipe
 
 
@@ -235,7 +235,7 @@ def check_whole(recipe: Recipe, source: str) -> None:
     wrong = check_together(recipe.model_dump(), {}, source)
     wrong += _check_spread({}, recipe, {}, source)
     if wrong:
-        raise RecipeError("\n".join(dict.fromkeys(wrong)))
+        raise RecipeError(all_of(wrong))
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -5,7 +5,7 @@ What only DeepSpeed knows (offload, buckets, overlap) goes through. What would d
 where nobody looks, is refused by name, with what to do in its place.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from seqrl.core.errors import did_you_mean
@@ -69,7 +69,7 @@ def check(raw: Mapping[str, Any], recipe: Mapping[str, Any], said: Callable[[str
             _check_kind(name, value, THROUGH[name], said)
         elif name not in (*_SHARED, *_PRECISION, *_OURS, "optimizer", "scheduler", "zero_optimization"):
             known = (*_SHARED, *_PRECISION, *THROUGH, "optimizer", "zero_optimization")
-            said(f"{name} is not taken; {_INSTEAD.get(name, 'leave it out')}{did_you_mean(name, known)}")
+            said(f"{name} is not taken{_instead(name, known)}")
     _check_zero(raw.get("zero_optimization", {}), kind, said)
     trains = [recipe["train"] | {n: v for n, v in s.items() if v is not None} for s in recipe.get("stages") or ({},)]
     for train in trains:
@@ -108,12 +108,12 @@ def _check_zero(zero: Any, kind: str, said: Callable[[str], None]) -> None:
         if name in _ZERO:
             _check_kind(place, value, _ZERO[name], said)
         elif name != "stage":
-            said(f"{place} is not taken; leave it out{did_you_mean(name, _ZERO)}")
+            said(f"{place} is not taken{_instead(name, _ZERO)}")
         if name not in ("offload_optimizer", "offload_param") or not isinstance(value, Mapping):
             continue
         for key, wanted in value.items():
             if key not in _OFFLOAD:
-                said(f"{place}.{key} is not taken; leave it out{did_you_mean(key, _OFFLOAD)}")
+                said(f"{place}.{key} is not taken{_instead(key, _OFFLOAD)}")
             else:
                 _check_kind(f"{place}.{key}", wanted, _OFFLOAD[key], said)
         if value.get("device", "none") not in ("cpu", "none"):
@@ -173,3 +173,8 @@ def _check_optimizer(given: Any, train: Mapping[str, Any], said: Callable[[str],
             _agree("optimizer.params.eps", value, "that of the recipe's AdamW", 1e-8, said)
         elif name not in ("torch_adam", "adam_w_mode", "bias_correction") and value != "auto":
             said(f"optimizer.params.{name} is not taken; leave it out")
+
+
+def _instead(name: str, known: Iterable[str]) -> str:
+    """What to do about a key that is not taken: the word that was meant, another setting, or nothing of the kind."""
+    return f"; {_INSTEAD[name]}" if name in _INSTEAD else did_you_mean(name, known) or "; leave it out"

@@ -168,7 +168,7 @@ def test_every_mistake_in_the_recipes_of_its_cells_at_once(tmp_path):
         ),
         (
             "name: x\nmethods: {A: {recipe: bc_cartpole}}\ndatasets: [{id: a/b-v0, set: {evaluate.targets: [3]}}]",
-            "it reads no return",
+            "has no return to ask for",
         ),
         ("name: cells\nmethods: {A: {recipe: bc_cartpole}}\ndatasets: [{id: a/b-v0}]", "where the runs of all suites lie"),
         ("name: x\nmethods: {A: {recipe: gato_six}}\ndatasets: [{id: a/b-v0}]", "sources, and a suite names one"),
@@ -233,3 +233,14 @@ def test_a_name_follows_the_config_of_the_bundle_a_run_begins_with(suite, tmp_pa
     before = Contents().of(cell)
     (tmp_path / "config.json").write_text('{"activation": "relu"}')
     assert Contents().of(cell) != before
+
+
+def test_what_is_read_is_what_the_table_says(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("""
+name: own
+methods: {A: {recipe: bc_cartpole, set: {data.sources: [{kind: minari, id: tests/another-v0}]}}}
+datasets: [{id: tests/cartpole-v0}]
+""")
+    (cell,) = plan.load(str(file), seeds=1).cells
+    assert cell.recipe.data.sources == [{"kind": "minari", "id": "tests/cartpole-v0"}]

@@ -2,7 +2,7 @@ import pytest
 from pydantic import Field
 
 from seqrl.core.config import Frozen, apply_overrides, parse_yaml, validate
-from seqrl.core.errors import RecipeError
+from seqrl.core.errors import RecipeError, all_of
 
 
 class Inner(Frozen):
@@ -89,3 +89,8 @@ def test_aliases_of_aliases_do_not_fill_the_memory():
         parse_yaml("\n".join(lines), "r.yaml")
     with pytest.raises(RecipeError, match="this is no YAML"):
         parse_yaml("a: &x [*x]", "r.yaml")
+
+
+def test_of_very_many_mistakes_the_first_are_told():
+    assert all_of(["a", "b", "a"]) == "a\nb"
+    assert all_of([str(i) for i in range(5_000)]).splitlines()[-2:] == ["49", "... and 4,950 more like these"]

@@ -177,7 +177,7 @@ def test_what_was_asked_for_and_is_not_is_an_error(cartpole, tmp_path, monkeypat
         "model={kind: policies.clone}",
         "engine.attention=ring",
     )
-    refuse("no recipes/engine 'zero4'; did you mean 'zero", "engine=zero4")
+    refuse("no engine 'zero4'; did you mean 'zero", "engine=zero4")
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     refuse("'accelerate launch' asks for DEEPSPEED, and the recipe does not")
 

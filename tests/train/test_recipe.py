@@ -72,3 +72,8 @@ def test_a_loss_the_model_does_not_answer_is_named(small, tmp_path):
 
     with pytest.raises(UserError, match="'reward'"):
         run.start(small("train.losses.reward=1"), tmp_path / "r")
+
+
+def test_targets_of_a_layout_without_a_return_are_a_mistake_of_the_recipe():
+    with pytest.raises(RecipeError, match="evaluate.targets: layout 'state action' has no return to ask for"):
+        recipes.load("bc_cartpole", ["evaluate.targets=[100]"])
