@@ -102,8 +102,6 @@ def make(
         raise BundleError(
             f"{found.name}: {len(mean)} means and {len(std)} deviations are given, and a state has {width} numbers"
         )
-    tokenizer.slots["state"].codec.load_state({"center": mean, "spread": std})
-    notes.append("statistics of the states " + (f"from {statistics.name}" if statistics else "from its card"))
     ports = tokenizer.ports()
     for slot, key in (("state", "state_dim"), ("action", "act_dim")):
         if ports.widths[slot] != found.config.get(key):
@@ -111,6 +109,11 @@ def make(
                 f"{found.name}: its {key} is {found.config.get(key)}, and {env} has {ports.widths[slot]} numbers of {slot}; "
                 "name the environment it was trained for with --env ID"
             )
+    try:
+        tokenizer.slots["state"].codec.load_state({"center": mean, "spread": std})
+    except ValueError as e:
+        raise BundleError(f"{found.name}: the means and deviations of its states cannot be ({e})") from e
+    notes.append("statistics of the states " + (f"from {statistics.name}" if statistics else "from its card"))
     model = converter.from_hf(unpickle.read_weights(found.folder), _config_of(found), context, ports)
     recipe = {
         "name": re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9_.-]+", "", found.name.rpartition("/")[2]) or "imported",

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from seqrl import bundle
+from seqrl.core.errors import BundleError
 from seqrl.hub.card import write_card
 from seqrl.hub.facts import plain
 from seqrl.train import recipe as recipes
@@ -149,10 +150,12 @@ def test_settings_that_are_no_numbers_are_left_out(made, staged):
     raw = yaml.safe_load((staged / "recipe.yaml").read_text())
     raw["train"] |= {"steps": "EVIL", "batch": "<script>"}
     (staged / "recipe.yaml").write_text(yaml.safe_dump(raw))
-    edit(staged, "tokenizer.json", lambda raw: raw["returns"].update(q90="EVIL"))
     edit(staged, "metrics.json", lambda raw: raw["report"].update(env="<b>[x](http://evil)</b>"))
     write_card(staged, None, "org/tiny")
     told = ModelCard.load(staged / "README.md").text.partition("```yaml")[0]
     assert "EVIL" not in told
     assert "<script>" not in told
     assert "in <b>" not in told
+    edit(staged, "tokenizer.json", lambda raw: raw["returns"].update(q90="EVIL"))
+    with pytest.raises(BundleError, match="this is no seqrl tokenizer"):
+        write_card(staged, None, "org/tiny")

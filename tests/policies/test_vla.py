@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GemmaConfig, GPT2Config, LlamaConfig, Qwen2Config
 
 from seqrl import bundle
@@ -312,7 +312,7 @@ def test_a_strangers_config_brings_only_a_body(bases, tmp_path):
     assert empty.trunk.decoder.config._attn_implementation == "sdpa"
     for body in ({"model_type": "evil"}, {"model_type": "t5"}, {"model_type": "llama", "hidden_size": -1}, "evil"):
         (tmp_path / "config.json").write_text(json.dumps(raw | {"body": body}))
-        (tmp_path / "model.safetensors").write_bytes(b"")
+        save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
         with pytest.raises(BundleError, match="do not belong together"):
             bundle.load_model(tmp_path, "policies.vla")
 
