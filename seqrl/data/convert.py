@@ -82,6 +82,11 @@ def convert(source: Source, path: Path, fingerprint: str, progress: Progress | N
         raise
 
 
+def _seed(value: Any) -> int:
+    """A seed as its column holds it; -1 where there is none, or one that no column holds (the episode's info keeps it)."""
+    return int(value) if isinstance(value, int | np.integer) and -(1 << 63) <= value < 1 << 63 else -1
+
+
 def _fill(partial: Partial, source: Source, progress: Progress | None) -> None:
     """Adds the episodes that are not there yet."""
     if partial.whole:
@@ -89,12 +94,11 @@ def _fill(partial: Partial, source: Source, progress: Progress | None) -> None:
     for episode in _episodes(source, partial.episodes):
         i = partial.episodes
         _check(source.spec, i, episode)
-        seed = episode.info.get("seed")
         facts = {
             "length": len(episode),
             "total": episode.total,
             "terminated": len(episode) > 0 and episode.terminated[-1],
-            "seed": -1 if seed is None else int(seed),
+            "seed": _seed(episode.info.get("seed")),
             "index": episode.id if isinstance(episode.id, int) else i,
         }
         partial.add(_rows(i, episode, partial), facts, json.dumps(dict(episode.info), sort_keys=True))
@@ -166,6 +170,8 @@ def _check(spec: EpisodeSpec, i: int, episode: Episode) -> None:
             if m.kind != "text" and (values[name].dtype != m.dtype or values[name].shape[1:] != m.shape):
                 found = f"{values[name].dtype} of shape {values[name].shape[1:]}"
                 raise DataError(f"{spec.id}: episode {i}: {place} is {found}, but the spec says {m.dtype} of shape {m.shape}")
+            if m.kind != "text" and values[name].dtype.kind not in "biuf":
+                raise DataError(f"{spec.id}: episode {i}: {place} holds {values[name].dtype} and no numbers")
             _check_finite(spec, i, place, values[name])
             _check_bounds(spec, i, place, m, values[name])
     _check_finite(spec, i, "reward", episode.rew)

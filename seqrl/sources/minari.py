@@ -145,9 +145,15 @@ class Source:
         raw = self._reader.read(i)
         obs = {n: self._fit(i, n, raw.obs[n], self.spec.obs[n]) for n in self.spec.obs}
         act = {n: self._fit(i, n, raw.act[n], self.spec.act[n]) for n in self.spec.act}
-        flags = (raw.terminations.ravel().astype(bool), raw.truncations.ravel().astype(bool))
         try:
-            return Episode(obs, act, raw.rewards.ravel().astype(np.float32), *flags, i, _info(raw))
+            rewards = raw.rewards.ravel().astype(np.float32)
+            flags = (raw.terminations.ravel().astype(bool), raw.truncations.ravel().astype(bool))
+        except (TypeError, ValueError) as e:
+            raise DataError(
+                f"{self.id}: episode {i}: rewards, terminations and truncations must be a number a step ({e})"
+            ) from e
+        try:
+            return Episode(obs, act, rewards, *flags, i, _info(raw))
         except DataError as e:
             raise DataError(f"{self.id}: {e}") from e
 

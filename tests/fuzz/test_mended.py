@@ -12,9 +12,10 @@ import yaml
 from seqrl import bundle
 from seqrl.core import kinds, plain, shelf
 from seqrl.core.config import parse_yaml
-from seqrl.core.episode import EpisodeSpec, Modality
+from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.errors import BundleError, DataError, HubError, RecipeError, UserError
 from seqrl.data.mixture import read_tokenizer
+from seqrl.data.store import prepare
 from seqrl.hub import manifest, privacy, publication, weights
 from seqrl.report import folder
 from seqrl.sources import d4rl, minari
@@ -293,3 +294,37 @@ def test_a_table_whose_column_names_are_in_no_encoding(tmp_path):
     (tmp_path / "data" / "a.arrow").write_bytes(content.replace(b"action", b"act\xe0on"))
     with pytest.raises(DataError, match=r"a\.arrow"):
         len(rows.Source(rows.Config(id=str(tmp_path))))
+
+
+class _One:
+    """A source of one episode."""
+
+    lengths = (2,)
+
+    def __init__(self, act, seed=0, dtype="float32"):
+        obs = {"observation": Modality("vector", (1,), "float32")}
+        self.spec = EpisodeSpec("fuzz/one-v0", obs, {"action": Modality("discrete", (), dtype, n=(4,))})
+        flags, seen = np.zeros(2, bool), {"observation": np.zeros((3, 1), np.float32)}
+        self.only = Episode(seen, {"action": act}, np.zeros(2, np.float32), flags, flags, 0, {"seed": seed})
+
+    def fingerprint(self):
+        return str(self.only.info)
+
+    def __len__(self):
+        return 1
+
+    def episode(self, i):
+        return self.only
+
+
+def test_a_seed_that_no_column_holds_is_kept_in_the_info(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQRL_CACHE", str(tmp_path))
+    store = prepare(_One(np.zeros(2, np.int64), seed=1 << 63, dtype="int64"))
+    assert store.episodes.seed.tolist() == [-1]
+    assert store.episode(0).info == {"seed": 1 << 63}
+
+
+def test_actions_of_nothing_are_no_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQRL_CACHE", str(tmp_path))
+    with pytest.raises(DataError, match="act.action holds object and no numbers"):
+        prepare(_One(np.array([None, None]), dtype="object"))
