@@ -25,7 +25,7 @@ def local_name(id: str) -> str:
     """The id without the place it comes from; raises DataError where it is none (so no id can lead out of the folder)."""
     found = _ID.fullmatch(id)
     if found is None:
-        if Path(id).is_dir():
+        if id and Path(id).is_dir():
             raise DataError(
                 f"'{id}' is a folder and no dataset id; Parquet or Arrow files in it are a recipe's source "
                 f"{{kind: rows, id: {id}}}, which seqrl tokens show looks into as well"
