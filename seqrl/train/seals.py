@@ -62,7 +62,8 @@ def _look(checkpoint: Path) -> str | None:
         try:
             if digest(checkpoint / name) not in allowed:
                 return f"{name} is damaged"
-        except OSError:
+        except (OSError, ValueError):
+            # The latter where no file can be called so.
             return f"{name} cannot be read"
     return None
 

@@ -347,3 +347,12 @@ def test_each_row_of_the_page_is_a_test():
     tests = re.findall(r"^def (test_\w+)", "".join((root / "tests" / f).read_text(encoding="utf-8") for f in files), re.M)
     assert rows
     assert rows <= set(tests)
+
+
+def test_a_seal_may_name_what_no_file_can_be_called(tmp_path):
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "state.json").write_text("{}")
+    seals.seal(tmp_path)
+    told = json.loads((tmp_path / seals.SEAL).read_text())
+    (tmp_path / seals.SEAL).write_text(json.dumps({"sha256": told["sha256"] | {"\0": ["x"]}}))
+    assert "cannot be read" in seals.wrong(tmp_path)
