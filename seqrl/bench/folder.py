@@ -20,6 +20,7 @@ from seqrl.core.errors import RecipeError
 from seqrl.report.folder import as_dict, as_list, read_json, read_yaml
 from seqrl.report.plots import finite
 from seqrl.train import recipe as recipes
+from seqrl.train.disk import locked
 
 COSTS, LOG = "bench.jsonl", "bench.log"
 _TAIL = 1 << 16
@@ -126,20 +127,7 @@ def lock(folder: Path) -> int | None:
 
     Hand it to the process that trains (``pass_fds``) and close it here: the lock then lives exactly as long as that process.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows: two suites at the same time are then the user's own care.
-        return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-    fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    except OSError:
-        # Some network disks know no locks; there it is the user's own care.
-        pass
-    return fd
+    return locked(folder / ".lock")
 
 
 def tail(folder: Path, lines: int = 5) -> list[str]:

@@ -18,9 +18,8 @@ import pyarrow as pa
 from seqrl.core.contracts import Source
 from seqrl.core.episode import Episode, EpisodeSpec, Modality
 from seqrl.core.errors import DataError
-from seqrl.data.gather import flush
 from seqrl.data.partial import STEPS, Partial, clear, put
-from seqrl.sources._files import Progress, one_at_a_time, passing, why
+from seqrl.sources._files import Progress, flush, one_at_a_time, passing, why
 
 FORMAT = 1
 """Raised whenever the files change, so that an older cache is not misread but made anew."""

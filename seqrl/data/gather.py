@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seqrl.sources._files import flush
+
 _BLOCK, _PIECE = 256 << 20, 8 << 20
 """Bytes that are moved before a file is shortened, and that are in memory at a time."""
 
@@ -113,12 +115,3 @@ def _column(content: pa.Buffer, rows: int, dtype: str, shape: tuple[int, ...]) -
     kind, size = pa.from_numpy_dtype(dtype), int(np.prod(shape, dtype=np.int64))
     flat = pa.Array.from_buffers(kind, rows * size, [None, content.slice(0, rows * bytes_of(dtype, shape))])
     return flat if shape == () else pa.Array.from_buffers(pa.list_(kind, size), rows, [None], children=[flat])
-
-
-def flush(path: Path) -> None:
-    """Waits until a file, or the list of names of a folder, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -91,7 +91,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         for path in (*(p for p in temporary.rglob("*") if p.is_file()), temporary):
-            _flush(path)
+            flush(path)
         temporary.rename(target)
     except BaseException as e:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -103,7 +103,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
         raise
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Waits until a file, or the list of names of a folder, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

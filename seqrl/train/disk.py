@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from seqrl.core.errors import UserError
-from seqrl.sources._files import why
+from seqrl.sources._files import flush, why
 
 try:
     import fcntl
@@ -29,7 +29,7 @@ def alone_in(run: Path) -> Iterator[None]:
     made = [folder for folder in (run, *run.parents) if not folder.exists()]
     with writing(run / LOCK):
         run.mkdir(parents=True, exist_ok=True)
-        fd = _locked(run / LOCK)
+        fd = locked(run / LOCK)
     if fd is None:
         raise UserError(
             f"{run}: another process is training in this folder; wait for it, stop it (Ctrl-C saves), or choose another --out"
@@ -45,7 +45,7 @@ def alone_in(run: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _locked(path: Path) -> int | None:
+def locked(path: Path) -> int | None:
     """An open file that no other process has locked; None where one has."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -73,15 +73,6 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as e:
         again = f"do the same again (a run goes on with: seqrl train --resume {path.parent})"
         raise UserError(f"{path}: cannot be written ({why(e)}); nothing half-written counts. Make room, then {again}") from e
-
-
-def flush(path: Path) -> None:
-    """Pushes a file's or folder's content to the disk itself."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def flush_tree(folder: Path) -> None:

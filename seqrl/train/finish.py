@@ -16,8 +16,7 @@ from seqrl.rollout.clip import record
 from seqrl.rollout.evaluate import EvalConfig, Report, config_for
 from seqrl.rollout.players import plan, players
 from seqrl.train import dreams
-from seqrl.train.disk import write_whole as write_whole
-from seqrl.train.disk import writing
+from seqrl.train.disk import write_whole, writing
 from seqrl.train.prepare import loader_for
 from seqrl.train.view import look
 

@@ -25,9 +25,8 @@ from seqrl.rollout.players import domains_of, plan
 from seqrl.train import adapters, begin, checkpoint, dreams, progress
 from seqrl.train.check import inhabits
 from seqrl.train.clockwork import Clockwork, Outcome
-from seqrl.train.disk import alone_in
+from seqrl.train.disk import alone_in, write_whole
 from seqrl.train.engine import Engine, bodies_of, span_of
-from seqrl.train.finish import write_whole
 from seqrl.train.imagination import DreamTrainer
 from seqrl.train.loop import Trainer
 from seqrl.train.optim import make_optimizer
